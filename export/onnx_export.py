@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch model in, noise-annotated ONNX file out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnxscript
+import torch
+from torch import Tensor, nn
+
+from ..ortops.errors import InputError
+from ..ortops.noise_inputs import DOMAIN, OPERATOR, OPSET_VERSION
+from .instrumented import Instrumented, Site, evaluating, instrument
+from .onnx_model import finish, write_model
+from .torch_graph import quiet
+from .torch_op import NOISE_NAMES, noise_tensors
+
+#: Opsets that the writer offers; ONNX Runtime 1.17 loads up to 20.
+OPSETS = range(18, 21)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export_onnx` wrote.
+
+    Attributes
+    ----------
+    path : str
+    sites : list of dict
+        The records of the file's metadata.
+    bits_per_sample : int
+        Stored bits, over all sites, of one sample.
+    """
+
+    path: str
+    sites: list[dict[str, Any]]
+    bits_per_sample: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the three as a dictionary."""
+        return {
+            "path": self.path,
+            "sites": self.sites,
+            "bits_per_sample": self.bits_per_sample,
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        return self.as_dict()[key]
+
+
+def export_onnx(
+    model: nn.Module,
+    args: Any,
+    path: str | os.PathLike[str],
+    *,
+    sites: Any = "activation",
+    storage_format: str = "native",
+    normalization: Any = None,
+    opset_version: int = 18,
+    verbose: bool = False,
+) -> Export:
+    """Export a model with NoisyStore at its sites.
+
+    The file runs as it is, as the clean model, wherever the operator library is loaded; the four
+    ``noise.*`` inputs, which have defaults, set the noise of each run.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Exported in evaluation mode; or the result of `instrument`, whose own sites are used.
+    args : torch.Tensor or tuple
+        Example arguments, axis 0 the batch; the exported batch size is free.
+    path : path-like
+        Written whole or not at all.
+    sites, storage_format
+        As for `instrument`.
+    normalization : (mean, std), optional
+        Of an image data set (on x/255, one value a channel), for the metadata; by default the
+        model's ``normalization``, if it has one.
+    opset_version : int
+        From 18 to 20; the file is marked with the lowest that its nodes need.
+    verbose : bool
+        Let the exporter print.
+
+    Returns
+    -------
+    Export
+        Path, sites and bits_per_sample.
+
+    Raises
+    ------
+    InputError
+        A bad argument, a model that cannot be traced or exported, or a path that cannot be
+        written.
+    """
+    if opset_version not in OPSETS:
+        raise InputError(
+            f"opset_version: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset_version!r}"
+        )
+    noisy = (
+        model
+        if isinstance(model, Instrumented)
+        else instrument(model, sites=sites, storage_format=storage_format)
+    )
+    if normalization is None:
+        normalization = getattr(noisy.model, "normalization", None)
+    norm = _normalization(normalization)
+    directory = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(directory):
+        raise InputError(f"{os.fspath(path)}: the folder {directory} does not exist; create it")
+    with evaluating(noisy):
+        traced = noisy.traced(args if isinstance(args, tuple) else (args,))
+        proto = _to_onnx(
+            traced.trace.module, traced.trace.example, traced.sites, opset_version, verbose
+        )
+    records = [site.as_dict() for site in traced.sites]
+    finish(proto, records, norm)
+    write_model(proto, path)
+    bits = sum(site.elements * site.bits_per_word for site in traced.sites)
+    return Export(os.fspath(path), records, bits)
+
+
+def _to_onnx(
+    module: nn.Module,
+    example: Sequence[Any],
+    sites: Sequence[Site],
+    opset_version: int,
+    verbose: bool,
+) -> onnx.ModelProto:
+    shapes = [
+        {0: "batch"} if isinstance(v, Tensor) and v.dim() and v.shape[0] == example_batch else None
+        for example_batch in [next(v.shape[0] for v in example if isinstance(v, Tensor))]
+        for v in example
+    ]
+    try:
+        with quiet(verbose):
+            program = torch.onnx.export(
+                module,
+                (*example, *noise_tensors(len(sites))),
+                dynamo=True,
+                dynamic_shapes=(*shapes, *[None] * len(NOISE_NAMES)),
+                custom_translation_table={torch.ops.noisystore.store.default: _translate},
+                opset_version=opset_version,
+                verbose=verbose,
+            )
+        assert program is not None
+        return program.model_proto
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise InputError(
+            f"the PyTorch exporter cannot write this model: {type(error).__name__}: "
+            f"{lines[0] if lines else ''}"
+        ) from error
+
+
+def _schema() -> onnx.defs.OpSchema:
+    """Signature for the exporter, with the bit patterns of the masks as int64."""
+    parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
+    kind = onnx.defs.OpSchema.AttrType
+    types = ["float16", "bfloat16", "float", "double", "int8", "uint8", "int32"]
+    return onnx.defs.OpSchema(
+        OPERATOR,
+        DOMAIN,
+        OPSET_VERSION,
+        inputs=[
+            parameter("X", "T"),
+            parameter("bit_error_rate", "tensor(double)"),
+            parameter("bit_mask", "tensor(int64)"),
+            parameter("seed", "tensor(int64)"),
+            parameter("sample_index", "tensor(int64)"),
+        ],
+        outputs=[parameter("Y", "T")],
+        type_constraints=[("T", [f"tensor({t})" for t in types], "")],
+        attributes=[
+            attribute("site", kind.INT, ""),
+            attribute("rows_per_sample", kind.INT, "", required=False),
+            attribute("storage_format", kind.STRING, "", required=False),
+            attribute("scale", kind.FLOAT, "", required=False),
+            attribute("zero_point", kind.INT, "", required=False),
+        ],
+    )
+
+
+_OPERATOR = onnxscript.values.Op(
+    onnxscript.values.Opset(DOMAIN, OPSET_VERSION), OPERATOR, _schema()
+)
+
+
+def _translate(
+    x: Any,
+    bit_error_rate: Any,
+    bit_mask: Any,
+    seed: Any,
+    sample_index: Any,
+    site: int,
+    storage_format: str = "native",
+    scale: float = 1.0,
+    zero_point: int = 0,
+    rows_per_sample: int = 1,
+) -> Any:
+    attributes: dict[str, Any] = {"site": site, "rows_per_sample": rows_per_sample}
+    if storage_format != "native":
+        attributes["storage_format"] = storage_format
+    if scale != 1.0:
+        attributes["scale"] = scale
+    if zero_point != 0:
+        attributes["zero_point"] = zero_point
+    return _OPERATOR(x, bit_error_rate, bit_mask, seed, sample_index, **attributes)
+
+
+def _normalization(value: Any) -> dict[str, list[float]] | None:
+    if value is None:
+        return None
+    try:
+        mean, std = (value["mean"], value["std"]) if isinstance(value, Mapping) else value
+        result = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+    except (TypeError, ValueError, KeyError):
+        raise InputError(
+            f"normalization: expected (mean, std), one number a channel each, got {value!r}"
+        ) from None
+    if len(result["mean"]) != len(result["std"]) or not all(v > 0 for v in result["std"]):
+        raise InputError(
+            f"normalization: expected as many positive standard deviations as means, got {value!r}"
+        )
+    return result

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many rows of axis 0 of a tensor belong to one sample: measured, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .torch_graph import Trace, batch_size, batched_example
+
+_BATCH = 3
+_CHANGED = 1
+_ATTEMPTS = 3
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps a copy of chosen tensors."""
+
+    def __init__(self, module: fx.GraphModule, watched: Sequence[fx.Node]) -> None:
+        super().__init__(module)
+        self.watched = set(watched)
+        self.kept: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.watched:
+            self.kept[n] = value.detach().clone()
+        return value
+
+
+def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
+    """Find rows_per_sample of tensors by running the clean graph.
+
+    The number of rows must be the same multiple of two batch sizes, and changing one sample of
+    a batch may change only its rows.
+
+    Parameters
+    ----------
+    traced : Trace
+        In evaluation mode.
+    nodes : sequence of torch.fx.Node
+
+    Returns
+    -------
+    list of int
+        -1 where a tensor has no batch axis in front.
+    """
+    generator = torch.Generator().manual_seed(0)
+    base = _varied(batched_example(traced.example, _BATCH), _BATCH, None, generator)
+    first = _run(traced, nodes, base)
+    other = _run(traced, nodes, batched_example(traced.example, _BATCH - 1))
+    found = [_rows(first[node], other[node]) for node in nodes]
+    pending = set(range(len(nodes)))
+    for _ in range(_ATTEMPTS):
+        changed = _run(traced, nodes, _varied(base, _BATCH, _CHANGED, generator))
+        for i in list(pending):
+            if found[i] < 0:
+                pending.discard(i)
+                continue
+            rows = _changed_rows(first[nodes[i]], changed[nodes[i]])
+            own = torch.zeros_like(rows)
+            own[_CHANGED * found[i] : (_CHANGED + 1) * found[i]] = True
+            if bool((rows & ~own).any()):
+                found[i] = -1
+            if found[i] < 0 or bool(rows.any()):
+                pending.discard(i)
+        if not pending:
+            break
+    return found
+
+
+def _run(
+    traced: Trace, nodes: Sequence[fx.Node], example: tuple[Any, ...]
+) -> dict[fx.Node, Tensor]:
+    recorder = _Recorder(traced.module, nodes)
+    with torch.no_grad():
+        recorder.run(*example)
+    return recorder.kept
+
+
+def _rows(first: Tensor, other: Tensor) -> int:
+    if not first.dim() or not other.dim():
+        return -1
+    rows, rest = divmod(first.shape[0], _BATCH)
+    return rows if rows and not rest and other.shape[0] == rows * (_BATCH - 1) else -1
+
+
+def _changed_rows(before: Tensor, after: Tensor) -> Tensor:
+    """Rows that differ by more than the rounding of a differently blocked product."""
+    a, b = before.flatten(1).double(), after.flatten(1).double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    span = a.nan_to_num(posinf=0, neginf=0).abs().amax() if a.numel() else a.new_zeros(())
+    return (~same & ~((a - b).abs() <= 1e-6 * span)).any(dim=1)
+
+
+def _varied(
+    example: tuple[Any, ...], batch: int, sample: int | None, generator: torch.Generator
+) -> tuple[Any, ...]:
+    """Draw new values, like the example's, for one sample or for all."""
+    size = batch_size(example)
+
+    def vary(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != size:
+            return leaf
+        if not leaf.numel():
+            return leaf
+        if leaf.dtype.is_floating_point:
+            spread = float(leaf.double().std(correction=0)) or 1.0
+            new = torch.randn(leaf.shape, generator=generator) * spread + float(
+                leaf.double().mean()
+            )
+        else:
+            pick = torch.randint(leaf.numel(), tuple(leaf.shape), generator=generator)
+            new = leaf.reshape(-1)[pick]
+        new = new.to(leaf.dtype)
+        if sample is None:
+            return new
+        result = leaf.clone()
+        result[sample] = new[sample]
+        return result
+
+    return tuple(vary(leaf) for leaf in example)

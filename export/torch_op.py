@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The torch operator ``noisystore::store`` and the module that applies it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..ortops.errors import InputError
+from ..ortops.noise_inputs import mask_table, rate_table, sample_index_array, seed_array
+
+_SUPPORTED = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int8,
+    torch.uint8,
+    torch.int32,
+)
+
+
+def _as_numpy(x: Tensor) -> np.ndarray[Any, Any]:
+    """View a contiguous CPU tensor as an array; bfloat16 as its uint16 words."""
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(np.uint16)
+    return x.numpy()
+
+
+@torch.library.custom_op("noisystore::store", mutates_args=())
+def store(
+    x: Tensor,
+    bit_error_rate: Tensor,
+    bit_mask: Tensor,
+    seed: Tensor,
+    sample_index: Tensor,
+    site: int,
+    storage_format: str = "native",
+    scale: float = 1.0,
+    zero_point: int = 0,
+    rows_per_sample: int = 1,
+) -> Tensor:
+    """Write a tensor to noisy memory and read it back; its own memory is left as it is.
+
+    Parameters
+    ----------
+    x : Tensor
+        float16, bfloat16, float32, float64, int8, uint8 or int32, on the CPU; axis 0 is the batch.
+    bit_error_rate : Tensor of float64, shape [S, 2]
+        Row ``site`` holds (p01, p10).
+    bit_mask : Tensor of int64, shape [S]
+        Bit patterns of the unsigned masks.
+    seed : Tensor of int64, shape [1]
+    sample_index : Tensor of int64, shape [1] or [N]
+    site : int
+    storage_format, scale, zero_point, rows_per_sample
+        As the ONNX operator's attributes.
+
+    Returns
+    -------
+    Tensor
+        Of x's shape and type, contiguous. The gradient passes to x unchanged.
+
+    Raises
+    ------
+    InputError
+        Another device or type, or a noise input of the wrong shape or value.
+    """
+    from .. import ortops
+
+    if x.device.type != "cpu":
+        raise InputError(
+            f"NoisyStore runs on CPU tensors in PyTorch, got one on {x.device}; "
+            "move the model and its input to the CPU, or export it and run the ONNX file"
+        )
+    if x.dtype not in _SUPPORTED:
+        names = ", ".join(str(t).removeprefix("torch.") for t in _SUPPORTED)
+        raise InputError(f"NoisyStore: expected a tensor of {names}, got {x.dtype}")
+    sites = bit_error_rate.shape[0] if bit_error_rate.dim() == 2 else -1
+    if tuple(bit_error_rate.shape) != (sites, 2) or tuple(bit_mask.shape) != (sites,):
+        raise InputError(
+            "NoisyStore: expected bit_error_rate of shape [S, 2] and bit_mask of shape [S], "
+            f"got {list(bit_error_rate.shape)} and {list(bit_mask.shape)}"
+        )
+    if not 0 <= site < sites:
+        raise InputError(f"NoisyStore: site {site} is outside the {sites} rows of bit_error_rate")
+    words = _as_numpy(x.detach().contiguous())
+    out = torch.empty(x.shape, dtype=x.dtype)
+    p01, p10 = (float(p) for p in bit_error_rate[site].tolist())
+    ortops.apply(
+        words,
+        (p01, p10),
+        bit_mask=int(bit_mask[site]) & ((1 << 64) - 1),
+        seed=int(seed.reshape(-1)[0]),
+        site=site,
+        sample_index=sample_index.numpy(),
+        storage_format=storage_format,
+        scale=scale,
+        zero_point=zero_point,
+        rows_per_sample=rows_per_sample,
+        out=_as_numpy(out),
+    )
+    return out
+
+
+@store.register_fake
+def _(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (grad, *[None] * 9)
+
+
+store.register_autograd(_straight_through)
+
+
+class NoisyStore(nn.Module):
+    """One noisy memory, to be placed by hand in a model; clean until `noise` sets rates.
+
+    Instrumenting or exporting the model makes each call of it a site, beside the sites that
+    are asked for.
+
+    Parameters
+    ----------
+    storage_format : str
+        How values are held; "native" is the tensor's own type.
+    scale, zero_point : float, int
+        Of integer storage of a float tensor.
+    rows_per_sample : int
+        Consecutive rows of axis 0 that make one sample. Exporting finds it by itself.
+    """
+
+    bit_error_rate: Tensor
+    bit_mask: Tensor
+    seed: Tensor
+    sample_index: Tensor
+
+    def __init__(
+        self,
+        storage_format: str = "native",
+        *,
+        scale: float = 1.0,
+        zero_point: int = 0,
+        rows_per_sample: int = 1,
+    ) -> None:
+        super().__init__()
+        self.storage_format = storage_format
+        self.scale = float(scale)
+        self.zero_point = int(zero_point)
+        self.rows_per_sample = int(rows_per_sample)
+        self.site = 0
+        for name, value in zip(NOISE_NAMES, noise_tensors(1), strict=True):
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NoisyStore:
+        return self  # the rates stay float64 on the CPU when the model is moved or cast
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Store and load x (any shape, axis 0 the batch)."""
+        return torch.ops.noisystore.store(
+            x,
+            self.bit_error_rate,
+            self.bit_mask,
+            self.seed,
+            self.sample_index,
+            self.site,
+            self.storage_format,
+            self.scale,
+            self.zero_point,
+            self.rows_per_sample,
+        )
+
+    def extra_repr(self) -> str:
+        """Describe the memory."""
+        return f"storage_format={self.storage_format!r}"
+
+
+#: Arguments 1 to 4 of the operator, in order.
+NOISE_NAMES = ("bit_error_rate", "bit_mask", "seed", "sample_index")
+
+
+def noise_tensors(
+    sites: int,
+    bit_error_rate: Any = 0.0,
+    bit_mask: Any = None,
+    seed: int = 0,
+    sample_index: Any = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Make the operator's noise inputs of a graph with a number of sites.
+
+    Returns
+    -------
+    tuple of Tensor
+        float64 [S, 2], int64 [S], int64 [1], int64 [1] or [N].
+
+    Raises
+    ------
+    InputError
+        A rate, mask, seed or index of the wrong shape or value.
+    """
+    if isinstance(sample_index, Tensor):
+        sample_index = sample_index.numpy()
+    return (
+        torch.from_numpy(rate_table(bit_error_rate, sites).copy()),
+        torch.from_numpy(mask_table(bit_mask, sites).view(np.int64)),
+        torch.from_numpy(seed_array(seed)),
+        torch.from_numpy(sample_index_array(sample_index).copy()),
+    )

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The NoisyStore operator: its library, its Python face and its NumPy reference."""
+
+from .errors import InputError
+from .library import (
+    apply,
+    count_flips,
+    instruction_set,
+    library_path,
+    library_version,
+    prepared_apply,
+    register,
+)
+from .noise_inputs import NOISE_MODEL
+
+__all__ = [
+    "NOISE_MODEL",
+    "InputError",
+    "apply",
+    "count_flips",
+    "instruction_set",
+    "library_path",
+    "library_version",
+    "prepared_apply",
+    "register",
+]

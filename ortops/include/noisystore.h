@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * NoisyStore: bit errors of a memory on one write of a tensor, y = load(flip(store(x))).
+ *
+ * The library needs neither ONNX Runtime nor Python. ONNX Runtime loads it through
+ * RegisterCustomOps; everything else here works on plain memory. All functions are reentrant.
+ */
+#ifndef NOISYSTORE_H_
+#define NOISYSTORE_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define NOISYSTORE_API __attribute__((visibility("default")))
+#else
+#define NOISYSTORE_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version of the noise model: libraries of equal noise model give equal bits. */
+#define NOISYSTORE_NOISE_MODEL 1
+
+/* Element types, numbered as ONNX numbers them. */
+enum noisystore_type {
+  NOISYSTORE_FLOAT = 1,
+  NOISYSTORE_UINT8 = 2,
+  NOISYSTORE_INT8 = 3,
+  NOISYSTORE_INT32 = 6,
+  NOISYSTORE_FLOAT16 = 10,
+  NOISYSTORE_DOUBLE = 11,
+  NOISYSTORE_BFLOAT16 = 16
+};
+
+/* One call. Zero it, set struct_size to sizeof(noisystore_call), then fill it in. */
+typedef struct noisystore_call {
+  uint32_t struct_size;
+  int32_t type;                /* enum noisystore_type: element type of x and y */
+  const char* storage_format;  /* "native" or NULL, or the tensor's own type by name */
+  float scale;                 /* integer storage formats only */
+  int32_t zero_point;          /* integer storage formats only */
+  const int64_t* shape;        /* rank extents; axis 0 runs over the batch */
+  uint32_t rank;
+  uint32_t site;
+  int64_t rows_per_sample;     /* rows of axis 0 that make a sample; 0: all is sample 0;
+                                  -1: all is sample sample_index[0] */
+  const int64_t* sample_index; /* one value (the first sample's), or one a sample; modulo 2^32 */
+  uint64_t sample_index_count;
+  double p01;                  /* probability that a stored 0 is read as 1 */
+  double p10;                  /* probability that a stored 1 is read as 0 */
+  uint64_t bit_mask;           /* set bits may flip; only the word's low bits count */
+  int64_t seed;
+} noisystore_call;
+
+/* Writes the noisy tensor to y, which may be x. Returns 0, or 1 with one line in `message`
+ * (zero-terminated, cut to message_size) and y untouched. */
+NOISYSTORE_API int noisystore_apply(const noisystore_call* call, const void* x, void* y,
+                                    char* message, size_t message_size);
+
+/* Flips of every sample, without any data: exact where p01 == p10, else the candidates at the
+ * larger rate, an upper bound. `flips` has noisystore_samples(call) elements. */
+NOISYSTORE_API int noisystore_count_flips(const noisystore_call* call, int64_t* flips,
+                                          char* message, size_t message_size);
+
+/* Number of samples that the call's shape and rows_per_sample give. */
+NOISYSTORE_API uint64_t noisystore_samples(const noisystore_call* call);
+
+/* "0.1.0" and so on. */
+NOISYSTORE_API const char* noisystore_version(void);
+
+/* NOISYSTORE_NOISE_MODEL of the library. */
+NOISYSTORE_API int noisystore_noise_model(void);
+
+/* The instruction set in use: "avx512", "avx2" or "portable". */
+NOISYSTORE_API const char* noisystore_instruction_set(void);
+
+/* ONNX Runtime's entry point (OrtSessionOptions*, const OrtApiBase*) -> OrtStatus*. */
+struct OrtSessionOptions;
+struct OrtApiBase;
+struct OrtStatus;
+NOISYSTORE_API struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* options,
+                                                   const struct OrtApiBase* base);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* NOISYSTORE_H_ */

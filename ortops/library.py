@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator library through ctypes: registration, and the operator on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+from .formats import ELEMENT_TYPES, element_type
+from .noise_inputs import mask_table, rate_table, sample_index_array, seed_array
+
+_TYPE_OF_WORD = {8: "uint8", 16: "float16", 32: "float32", 64: "float64"}
+_MESSAGE_SIZE = 512
+
+
+class _Call(ctypes.Structure):
+    """``noisystore_call`` of noisystore.h."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("type", ctypes.c_int32),
+        ("storage_format", ctypes.c_char_p),
+        ("scale", ctypes.c_float),
+        ("zero_point", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("rank", ctypes.c_uint32),
+        ("site", ctypes.c_uint32),
+        ("rows_per_sample", ctypes.c_int64),
+        ("sample_index", ctypes.c_void_p),
+        ("sample_index_count", ctypes.c_uint64),
+        ("p01", ctypes.c_double),
+        ("p10", ctypes.c_double),
+        ("bit_mask", ctypes.c_uint64),
+        ("seed", ctypes.c_int64),
+    )
+
+
+def library_path() -> str:
+    """Return the path of the operator library.
+
+    Returns
+    -------
+    str
+        What ``onnxruntime.SessionOptions.register_custom_ops_library`` takes.
+
+    Raises
+    ------
+    InputError
+        The library is not installed beside this package.
+    """
+    here = pathlib.Path(__file__).parent
+    for folder in (here, *_install_folders()):
+        path = folder / "libnoisystore.so"
+        if path.is_file():
+            return str(path)
+    raise InputError(
+        f"operator library: expected {here / 'libnoisystore.so'}, which is not there; "
+        "install the package again (pip install noisystore)"
+    )
+
+
+def _install_folders() -> list[pathlib.Path]:
+    """Folders of the installed package, which an editable install keeps apart from the sources."""
+    import noisystore.ortops
+
+    return [pathlib.Path(folder) for folder in noisystore.ortops.__path__]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    path = library_path()
+    try:
+        library = ctypes.CDLL(path)
+        library.noisystore_apply.argtypes = (
+            ctypes.POINTER(_Call),
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+        )
+        library.noisystore_count_flips.argtypes = (
+            ctypes.POINTER(_Call),
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+        )
+        library.noisystore_samples.restype = ctypes.c_uint64
+        library.noisystore_version.restype = ctypes.c_char_p
+        library.noisystore_instruction_set.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
+        raise InputError(
+            f"operator library: {path} is not a NoisyStore library for this machine ({error}); "
+            "install the package again"
+        ) from error
+    return library
+
+
+def library_version() -> str:
+    """Return the library's version."""
+    return str(_library().noisystore_version().decode())
+
+
+def instruction_set() -> str:
+    """Return the instruction set in use: ``avx512``, ``avx2`` or ``portable``."""
+    return str(_library().noisystore_instruction_set().decode())
+
+
+def register(session_options: Any) -> None:
+    """Make NoisyStore known to the sessions made with these options.
+
+    Parameters
+    ----------
+    session_options : onnxruntime.SessionOptions
+
+    Raises
+    ------
+    InputError
+        The library is missing, is no NoisyStore library, or ONNX Runtime is too old.
+    """
+    path = library_path()
+    _library()
+    try:
+        session_options.register_custom_ops_library(path)
+    except Exception as error:
+        raise InputError(f"operator library: ONNX Runtime refused {path}: {error}") from error
+
+
+def _call(
+    kind: str,
+    shape: Sequence[int],
+    bit_error_rate: Any,
+    bit_mask: Any,
+    seed: int,
+    site: int,
+    sample_index: Any,
+    storage_format: str,
+    scale: float,
+    zero_point: int,
+    rows_per_sample: int,
+) -> tuple[_Call, tuple[Any, ...]]:
+    """Fill a call; the second value holds the memory that the call points into."""
+    if not isinstance(site, (int, np.integer)) or not 0 <= site < 1 << 32:
+        raise InputError(f"site: expected an integer from 0 to 2^32-1, got {site!r}")
+    rates = rate_table(bit_error_rate, _rows(bit_error_rate))
+    if len(rates) > 1 and site >= len(rates):
+        raise InputError(f"site: {site} is out of range, bit_error_rate has {len(rates)} rows")
+    masks = mask_table(bit_mask, 1 if bit_mask is None or np.ndim(bit_mask) == 0 else len(bit_mask))
+    if len(masks) > 1 and site >= len(masks):
+        raise InputError(f"site: {site} is out of range, bit_mask has {len(masks)} elements")
+    samples = sample_index_array(sample_index)
+    extents = (ctypes.c_int64 * max(len(shape), 1))(*shape)
+    call = _Call(
+        struct_size=ctypes.sizeof(_Call),
+        type=ELEMENT_TYPES[kind].code,
+        storage_format=storage_format.encode(),
+        scale=scale,
+        zero_point=zero_point,
+        shape=extents,
+        rank=len(shape),
+        site=site,
+        rows_per_sample=rows_per_sample,
+        sample_index=samples.ctypes.data,
+        sample_index_count=len(samples),
+        p01=rates[site if len(rates) > 1 else 0, 0],
+        p10=rates[site if len(rates) > 1 else 0, 1],
+        bit_mask=int(masks[site if len(masks) > 1 else 0]),
+        seed=int(seed_array(seed)[0]),
+    )
+    return call, (samples, extents)
+
+
+def _rows(bit_error_rate: Any) -> int:
+    """Rows of an [S, 2] rate argument, else 1."""
+    return len(bit_error_rate) if np.ndim(bit_error_rate) == 2 else 1
+
+
+def _prepare(
+    x: npt.NDArray[Any],
+    bit_error_rate: Any,
+    *,
+    bit_mask: Any = None,
+    seed: int = 0,
+    site: int = 0,
+    sample_index: Any = 0,
+    storage_format: str = "native",
+    scale: float = 1.0,
+    zero_point: int = 0,
+    rows_per_sample: int = 1,
+    out: npt.NDArray[Any] | None = None,
+) -> tuple[Callable[[], int], npt.NDArray[Any], ctypes.Array[ctypes.c_char]]:
+    x = np.asarray(x)
+    kind = element_type(x.dtype)
+    if not x.flags.c_contiguous:
+        if out is x:
+            raise InputError("out: an array that is not C-contiguous cannot be written in place")
+        x = np.ascontiguousarray(x)
+    if out is None:
+        out = np.empty_like(x)
+    elif out.dtype != x.dtype or out.shape != x.shape or not out.flags.c_contiguous:
+        raise InputError(
+            f"out: expected a C-contiguous array of {x.dtype} {list(x.shape)}, "
+            f"got {out.dtype} {list(out.shape)}"
+        )
+    if not out.flags.writeable:
+        raise InputError("out: the array is read-only")
+    if out.ctypes.data != x.ctypes.data and np.may_share_memory(out, x):
+        raise InputError("out: overlaps x; expected x itself or other memory")
+    call, memory = _call(
+        kind.name, x.shape, bit_error_rate, bit_mask, seed, site, sample_index, storage_format,
+        scale, zero_point, rows_per_sample,
+    )
+    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
+    run = functools.partial(
+        _library().noisystore_apply,
+        ctypes.byref(call),
+        ctypes.c_void_p(x.ctypes.data),
+        ctypes.c_void_p(out.ctypes.data),
+        message,
+        ctypes.c_size_t(_MESSAGE_SIZE),
+    )
+    run.keep_alive = (call, memory, x, out)  # type: ignore[attr-defined]
+    return run, out, message
+
+
+def apply(x: npt.NDArray[Any], bit_error_rate: Any, **options: Any) -> npt.NDArray[Any]:
+    """Write an array to the noisy memory and read it back: ``load(flip(store(x)))``.
+
+    Paper eq. 3, ``y = (x | f1) ^ (x & f2)``, with the flips of noise model 1.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        float16, float32, float64, int8, uint8, int32, or bfloat16 (uint16 words); axis 0 runs
+        over the batch. Never copied where it is C-contiguous.
+    bit_error_rate : float, (p01, p10) or array_like [S, 2]
+        Of an [S, 2] array row `site` counts.
+    bit_mask : int, array_like of int [S], or None
+        Noisy bits; None: all.
+    seed : int
+        64 bits, signed or not.
+    site : int
+    sample_index : int or array_like of int [N]
+        Data-set index of the first sample, or of each.
+    storage_format : str
+        ``native`` or the name of x's type.
+    scale, zero_point : float, int
+        Of integer storage formats.
+    rows_per_sample : int
+        Rows of axis 0 that make a sample; 0: all of x is sample 0; -1: all of x is sample
+        ``sample_index[0]``.
+    out : numpy.ndarray, optional
+        Where to write; `x` itself for in place.
+
+    Returns
+    -------
+    numpy.ndarray
+        x's shape and dtype; `out` where it is given.
+
+    Raises
+    ------
+    InputError
+        Any argument that does not fit; nothing is written then.
+    """
+    run, out, message = _prepare(x, bit_error_rate, **options)
+    if run() != 0:
+        raise InputError(message.value.decode())
+    return out
+
+
+def prepared_apply(
+    x: npt.NDArray[Any], bit_error_rate: Any, **options: Any
+) -> Callable[[], int]:
+    """Prepare `apply` for being called many times, as a benchmark does.
+
+    Parameters are those of `apply`.
+
+    Returns
+    -------
+    callable
+        Runs the foreign function with ready arguments; returns its status, 0.
+    """
+    run, _, message = _prepare(x, bit_error_rate, **options)
+    if run() != 0:
+        raise InputError(message.value.decode())
+    return run
+
+
+def count_flips(
+    shape: Sequence[int],
+    word_bits: int,
+    bit_error_rate: Any,
+    *,
+    bit_mask: Any = None,
+    seed: int = 0,
+    site: int = 0,
+    sample_index: Any = 0,
+    rows_per_sample: int = 1,
+) -> npt.NDArray[np.int64]:
+    """Count the flips of every sample, without any data.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The tensor's shape.
+    word_bits : int
+        Bits of a stored word: 8, 16, 32 or 64 (4-bit integers are held in 8, masked to 0xF).
+    bit_error_rate, bit_mask, seed, site, sample_index, rows_per_sample
+        As in `apply`.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape [samples]
+        Exact where p01 = p10; else candidates at the larger rate, an upper bound.
+
+    Raises
+    ------
+    InputError
+        Any argument that does not fit.
+    """
+    if word_bits not in _TYPE_OF_WORD:
+        raise InputError(f"word_bits: expected 8, 16, 32 or 64, got {word_bits!r}")
+    call, memory = _call(
+        _TYPE_OF_WORD[word_bits], [int(n) for n in shape], bit_error_rate, bit_mask, seed, site,
+        sample_index, "native", 1.0, 0, rows_per_sample,
+    )
+    if rows_per_sample < -1:
+        raise InputError(f"rows_per_sample: expected -1, 0 or more, got {rows_per_sample}")
+    flips = np.zeros(_library().noisystore_samples(ctypes.byref(call)), dtype=np.int64)
+    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
+    status = _library().noisystore_count_flips(
+        ctypes.byref(call), flips.ctypes.data, message, _MESSAGE_SIZE
+    )
+    del memory
+    if status != 0:
+        raise InputError(message.value.decode())
+    return flips

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of an annotated graph's noise inputs and metadata, and the arrays that are fed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+
+#: Version of the noise model (noise-model page, NoisyStore.md) that this package implements.
+NOISE_MODEL = "1"
+
+#: Operator domain and name.
+DOMAIN, OPERATOR, OPSET_VERSION = "noisystore", "NoisyStore", 1
+
+#: Graph inputs shared by every site, in the operator's input order (inputs 1 to 4).
+BIT_ERROR_RATE = "noise.bit_error_rate"
+BIT_MASK = "noise.bit_mask"
+SEED = "noise.seed"
+SAMPLE_INDEX = "noise.sample_index"
+NOISE_INPUTS = (BIT_ERROR_RATE, BIT_MASK, SEED, SAMPLE_INDEX)
+
+#: Keys of an annotated graph's ``metadata_props``.
+SITES_KEY = "noisystore.sites"
+NOISE_MODEL_KEY = "noisystore.noise_model"
+NORMALIZATION_KEY = "noisystore.normalization"
+
+ALL_BITS = (1 << 64) - 1
+
+
+def rate_table(bit_error_rate: Any, sites: int) -> npt.NDArray[np.float64]:
+    """Turn a rate argument into the array that input 1 takes.
+
+    Parameters
+    ----------
+    bit_error_rate : float, (p01, p10), or array_like [sites, 2]
+        Probabilities that a stored 0 reads as 1 (p01) and a stored 1 as 0 (p10).
+        A length-2 sequence always means (p01, p10).
+    sites : int
+        Number of sites of the graph.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape [sites, 2]
+
+    Raises
+    ------
+    InputError
+        Another shape, or a rate that is NaN or outside [0, 1].
+    """
+    try:
+        rates = np.asarray(bit_error_rate, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"bit error rate: expected a number, (p01, p10) or an array [{sites}, 2], "
+            f"got {bit_error_rate!r}"
+        ) from None
+    if rates.shape not in {(), (2,), (sites, 2)}:
+        raise InputError(
+            f"bit error rate: expected a number, (p01, p10) or an array of shape [{sites}, 2] "
+            f"(one row a site), got shape {list(rates.shape)}"
+        )
+    if not np.all((rates >= 0) & (rates <= 1)):
+        bad = rates[~((rates >= 0) & (rates <= 1))].flat[0]
+        raise InputError(f"bit error rate: expected values in [0, 1], got {bad}")
+    return np.ascontiguousarray(np.broadcast_to(rates, (sites, 2)))
+
+
+def mask_table(bit_mask: int | Sequence[int] | npt.NDArray[Any] | None, sites: int) -> (
+    npt.NDArray[np.uint64]
+):
+    """Turn a bit-mask argument into the array that input 2 takes.
+
+    Parameters
+    ----------
+    bit_mask : int, array_like of int [sites], or None
+        Set bits may flip; only the low word_bits count. None: every bit.
+    sites : int
+        Number of sites of the graph.
+
+    Returns
+    -------
+    numpy.ndarray of uint64, shape [sites]
+
+    Raises
+    ------
+    InputError
+        Another length, or a mask that does not fit 64 bits.
+    """
+    if bit_mask is None:
+        bit_mask = ALL_BITS
+    values = [bit_mask] * sites if isinstance(bit_mask, (int, np.integer)) else list(bit_mask)
+    if len(values) != sites:
+        raise InputError(f"bit mask: expected one integer or {sites} (one a site), got {len(values)}")
+    for value in values:
+        if not isinstance(value, (int, np.integer)) or not 0 <= int(value) <= ALL_BITS:
+            raise InputError(f"bit mask: expected an integer from 0 to 2^64-1, got {value!r}")
+    return np.array([int(v) for v in values], dtype=np.uint64)
+
+
+def seed_array(seed: int) -> npt.NDArray[np.int64]:
+    """Turn a seed, any integer of 64 bits, signed or not, into the int64 [1] that input 3 takes."""
+    if not isinstance(seed, (int, np.integer)) or not -(1 << 63) <= int(seed) < (1 << 64):
+        raise InputError(f"seed: expected an integer of 64 bits, got {seed!r}")
+    return np.array([int(seed) & ALL_BITS], dtype=np.uint64).view(np.int64)
+
+
+def sample_index_array(sample_index: int | Sequence[int] | npt.NDArray[Any]) -> (
+    npt.NDArray[np.int64]
+):
+    """Turn a sample index, or one a sample, into the int64 [1] or [N] that input 4 takes."""
+    values = np.asarray(sample_index)
+    if values.ndim > 1 or values.size == 0 or not np.issubdtype(values.dtype, np.integer):
+        raise InputError(
+            "sample index: expected one integer or a one-dimensional array of them, "
+            f"got {values.dtype} of shape {list(values.shape)}"
+        )
+    return np.ascontiguousarray(values.reshape(-1).astype(np.int64))

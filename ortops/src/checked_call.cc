@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of a call's description, and its geometry: samples, elements, blocks.
+#include "checked_call.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+#include "storage_format.h"
+
+namespace noisystore {
+namespace {
+
+bool geometry(const noisystore_call& in, Call& call, Message& message) {
+  std::uint64_t total = 1;
+  for (std::uint32_t i = 0; i < in.rank; ++i) {
+    if (in.shape[i] < 0) {
+      return message.set("X: extent of axis %u is negative (%lld)", i,
+                         static_cast<long long>(in.shape[i]));
+    }
+    if (__builtin_mul_overflow(total, static_cast<std::uint64_t>(in.shape[i]), &total)) {
+      return message.set("X: the number of elements exceeds 64 bits");
+    }
+  }
+  call.samples = 1;
+  if (in.rows_per_sample > 0) {
+    const std::int64_t rows = in.rank > 0 ? in.shape[0] : 1;
+    if (rows % in.rows_per_sample != 0) {
+      return message.set(
+          "X: axis 0 has %lld rows, which is no multiple of rows_per_sample = %lld",
+          static_cast<long long>(rows), static_cast<long long>(in.rows_per_sample));
+    }
+    call.samples = static_cast<std::uint64_t>(rows / in.rows_per_sample);
+  }
+  call.elements = call.samples == 0 ? 0 : total / call.samples;
+  return true;
+}
+
+bool bad_rate(double rate) { return !(rate >= 0 && rate <= 1); }
+
+}  // namespace
+
+bool Message::set(const char* format, ...) {
+  std::va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  return false;
+}
+
+bool check_format(std::int32_t type, const char* storage_format, std::int64_t rows_per_sample,
+                  Message& message) {
+  const TypeName* known = find_type(type);
+  if (known == nullptr) {
+    return message.set(
+        "X: element type %d is not supported; expected float32, float64, float16, bfloat16, "
+        "int8, uint8 or int32",
+        type);
+  }
+  if (storage_format != nullptr && std::strcmp(storage_format, "native") != 0 &&
+      std::strcmp(storage_format, known->name) != 0) {
+    if (!is_format(storage_format)) {
+      return message.set("storage_format: unknown format '%.40s'; expected native or %s",
+                         storage_format, known->name);
+    }
+    return message.set(
+        "storage_format: this version does not store a %s tensor as '%s'; expected native or %s",
+        known->name, storage_format, known->name);
+  }
+  if (rows_per_sample < -1) {
+    return message.set("rows_per_sample: expected -1, 0 or a positive number, got %lld",
+                       static_cast<long long>(rows_per_sample));
+  }
+  return true;
+}
+
+bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& message) {
+  if (in.struct_size != sizeof(noisystore_call)) {
+    return message.set("noisystore_call: struct_size is %u, this library expects %zu",
+                       in.struct_size, sizeof(noisystore_call));
+  }
+  if (in.rank > 0 && in.shape == nullptr) return message.set("X: no shape is given");
+  if (!check_format(in.type, in.storage_format, in.rows_per_sample, message) ||
+      !geometry(in, call, message)) {
+    return false;
+  }
+  if (bad_rate(in.p01) || bad_rate(in.p10)) {
+    return message.set("bit_error_rate: expected p01 and p10 in [0, 1], got (%g, %g) at site %u",
+                       in.p01, in.p10, in.site);
+  }
+  static const std::int64_t kSampleZero = 0;
+  call.sample_index = in.rows_per_sample == 0 ? &kSampleZero : in.sample_index;
+  call.sample_index_is_list = false;
+  if (in.rows_per_sample != 0 && call.samples > 0) {
+    if (in.sample_index == nullptr || in.sample_index_count == 0) {
+      return message.set("sample_index: expected one value or one a sample, got none");
+    }
+    if (in.rows_per_sample > 0 && in.sample_index_count != 1) {
+      if (in.sample_index_count != call.samples) {
+        return message.set(
+            "sample_index: expected 1 value or %llu (one a sample of X), got %llu",
+            static_cast<unsigned long long>(call.samples),
+            static_cast<unsigned long long>(in.sample_index_count));
+      }
+      call.sample_index_is_list = true;
+    }
+  }
+  const unsigned word_bits = find_type(in.type)->word_bits;
+  const bool upper_bound = count_only && (in.p01 >= kDenseRate || in.p10 >= kDenseRate);
+  const double larger = in.p01 > in.p10 ? in.p01 : in.p10;
+  call.sampler = make_sampler(upper_bound ? larger : in.p01, upper_bound ? larger : in.p10,
+                              word_bits, in.bit_mask, in.seed, in.site);
+  call.blocks_per_sample = 1;
+  if (call.sampler.regime != Regime::kNone) {
+    const std::uint64_t size = block_elements(call.sampler);
+    call.blocks_per_sample = call.elements / size + (call.elements % size != 0);
+    if (call.blocks_per_sample > kMaxBlocks) {
+      return message.set("X: a sample of %llu elements needs more than 2^32 blocks",
+                         static_cast<unsigned long long>(call.elements));
+    }
+  }
+  return true;
+}
+
+}  // namespace noisystore

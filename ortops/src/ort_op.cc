@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ONNX Runtime operator noisystore::NoisyStore and its registration (NoisyStore.md).
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+
+#include "checked_call.h"
+#include "ort_abi.h"
+#include "storage_format.h"
+
+namespace noisystore {
+namespace {
+
+enum Input : std::size_t { kX, kBitErrorRate, kBitMask, kSeed, kSampleIndex, kInputs };
+
+constexpr std::size_t kMaxRank = 64;
+constexpr double kSplitAboveNs = 20000;  // below this, waking threads costs more than it saves
+constexpr double kPartNs = 10000;
+constexpr std::size_t kMaxParts = 256;
+
+#define RETURN_IF_ERROR(expression)                                          \
+  do {                                                                       \
+    if (OrtStatus* status_of_call = (expression)) return status_of_call;     \
+  } while (false)
+
+// One node. Runs may share it, so it holds nothing but the node's attributes.
+struct Kernel {
+  const OrtApi* api;
+  std::uint32_t site;
+  std::int64_t rows_per_sample;
+  float scale;
+  std::int32_t zero_point;
+  char storage_format[16];
+  char node[96];
+};
+
+OrtStatus* fail(const OrtApi* api, const char* node, const char* problem) {
+  Message line;
+  line.set("NoisyStore '%.95s': %s", node, problem);
+  return ort::CreateStatus(api, ort::kInvalidArgument, line.text);
+}
+
+// An optional attribute: what is absent leaves `value` as it is.
+template <class Getter, class T>
+void read_attribute(const OrtApi* api, const Getter& getter, const ort::KernelInfo* info,
+                    const char* name, T* value) {
+  T read;
+  if (OrtStatus* absent = getter(api, info, name, &read)) {
+    ort::ReleaseStatus(api, absent);
+  } else {
+    *value = read;
+  }
+}
+
+OrtStatus* read_attributes(const ort::KernelInfo* info, Kernel& kernel) {
+  const OrtApi* api = kernel.api;
+  std::size_t size = sizeof kernel.node;
+  if (OrtStatus* absent = ort::KernelInfo_GetNodeName(api, info, kernel.node, &size)) {
+    ort::ReleaseStatus(api, absent);
+    std::strcpy(kernel.node, "(name too long)");
+  }
+  std::int64_t site = -1, zero_point = 0;
+  read_attribute(api, ort::KernelInfoGetAttribute_int64, info, "site", &site);
+  if (site < 0 || site > 0xFFFFFFFFll) {
+    return fail(api, kernel.node, "attribute 'site' is missing or not in 0..2^32-1");
+  }
+  kernel.site = static_cast<std::uint32_t>(site);
+  read_attribute(api, ort::KernelInfoGetAttribute_int64, info, "rows_per_sample",
+                 &kernel.rows_per_sample);
+  read_attribute(api, ort::KernelInfoGetAttribute_float, info, "scale", &kernel.scale);
+  read_attribute(api, ort::KernelInfoGetAttribute_int64, info, "zero_point", &zero_point);
+  kernel.zero_point = static_cast<std::int32_t>(zero_point);
+
+  size = 0;  // the first call tells the size and fails or not by version; the second reads
+  OrtStatus* absent =
+      ort::KernelInfoGetAttribute_string(api, info, "storage_format", nullptr, &size);
+  if (absent != nullptr) ort::ReleaseStatus(api, absent);
+  if (size > 0) {
+    if (size > sizeof kernel.storage_format) {
+      return fail(api, kernel.node, "attribute 'storage_format' names no known format");
+    }
+    RETURN_IF_ERROR(ort::KernelInfoGetAttribute_string(api, info, "storage_format",
+                                                       kernel.storage_format, &size));
+  }
+  if (!is_format(kernel.storage_format)) {
+    Message problem;
+    problem.set("attribute 'storage_format': unknown format '%s'", kernel.storage_format);
+    return fail(api, kernel.node, problem.text);
+  }
+  if (kernel.rows_per_sample < -1) {
+    return fail(api, kernel.node, "attribute 'rows_per_sample': expected -1, 0 or more");
+  }
+  return nullptr;
+}
+
+struct Tensor {
+  int type = 0;
+  std::size_t rank = 0;
+  std::int64_t shape[kMaxRank] = {};
+  void* data = nullptr;
+};
+
+OrtStatus* read_tensor(const Kernel& kernel, const ort::KernelContext* context, std::size_t index,
+                       Tensor& tensor) {
+  const OrtApi* api = kernel.api;
+  const ort::Value* value = nullptr;
+  RETURN_IF_ERROR(ort::KernelContext_GetInput(api, context, index, &value));
+  if (value == nullptr) return fail(api, kernel.node, "an input is missing");
+  ort::TensorTypeAndShapeInfo* info = nullptr;
+  RETURN_IF_ERROR(ort::GetTensorTypeAndShape(api, value, &info));
+  OrtStatus* status = ort::GetTensorElementType(api, info, &tensor.type);
+  if (status == nullptr) status = ort::GetDimensionsCount(api, info, &tensor.rank);
+  if (status == nullptr && tensor.rank > kMaxRank) {
+    status = fail(api, kernel.node, "an input has more than 64 axes");
+  }
+  if (status == nullptr) status = ort::GetDimensions(api, info, tensor.shape, tensor.rank);
+  ort::ReleaseTensorTypeAndShapeInfo(api, info);
+  if (status != nullptr) return status;
+  return ort::GetTensorMutableData(api, const_cast<ort::Value*>(value), &tensor.data);
+}
+
+// The four noise inputs, checked for shape, and this site's part of them.
+OrtStatus* read_noise(const Kernel& kernel, const ort::KernelContext* context,
+                      noisystore_call& call) {
+  Tensor rates, masks, seed, samples;
+  RETURN_IF_ERROR(read_tensor(kernel, context, kBitErrorRate, rates));
+  RETURN_IF_ERROR(read_tensor(kernel, context, kBitMask, masks));
+  RETURN_IF_ERROR(read_tensor(kernel, context, kSeed, seed));
+  RETURN_IF_ERROR(read_tensor(kernel, context, kSampleIndex, samples));
+  Message problem;
+  bool good = true;
+  const auto extent = [](const Tensor& t) { return static_cast<long long>(t.shape[0]); };
+  if (rates.rank != 2 || rates.shape[1] != 2) {
+    good = problem.set("bit_error_rate: expected shape [sites, 2], got rank %zu", rates.rank);
+  } else if (rates.shape[0] <= static_cast<std::int64_t>(kernel.site)) {
+    good = problem.set("bit_error_rate: has %lld rows, but this is site %u", extent(rates),
+                       kernel.site);
+  } else if (masks.rank != 1 || masks.shape[0] != rates.shape[0]) {
+    good = problem.set("bit_mask: expected shape [%lld], one element a row of bit_error_rate",
+                       extent(rates));
+  } else if (seed.rank != 1 || seed.shape[0] != 1) {
+    good = problem.set("seed: expected shape [1]");
+  } else if (samples.rank != 1 || samples.shape[0] < 1) {
+    good = problem.set("sample_index: expected shape [1] or [samples]");
+  }
+  if (!good) return fail(kernel.api, kernel.node, problem.text);
+  call.p01 = static_cast<const double*>(rates.data)[2 * kernel.site];
+  call.p10 = static_cast<const double*>(rates.data)[2 * kernel.site + 1];
+  call.bit_mask = static_cast<const std::uint64_t*>(masks.data)[kernel.site];
+  call.seed = *static_cast<const std::int64_t*>(seed.data);
+  call.sample_index = static_cast<const std::int64_t*>(samples.data);
+  call.sample_index_count = static_cast<std::uint64_t>(samples.shape[0]);
+  return nullptr;
+}
+
+struct Parts {
+  const Call* call;
+  const void* x;
+  void* y;
+  std::size_t count;
+};
+
+void store_part(void* parts_of_call, std::size_t index) {
+  const Parts& parts = *static_cast<const Parts*>(parts_of_call);
+  const std::uint64_t blocks = parts.call->blocks();
+  const std::uint64_t first = blocks / parts.count * index + std::min(blocks % parts.count, index);
+  const std::uint64_t size = blocks / parts.count + (index < blocks % parts.count);
+  store_range(*parts.call, parts.x, parts.y, first, first + size);
+}
+
+OrtStatus* compute(void* op_kernel, ort::KernelContext* context) {
+  const Kernel& kernel = *static_cast<const Kernel*>(op_kernel);
+  Tensor x;
+  RETURN_IF_ERROR(read_tensor(kernel, context, kX, x));
+  noisystore_call description{};
+  description.struct_size = sizeof description;
+  description.type = x.type;
+  description.storage_format = kernel.storage_format;
+  description.scale = kernel.scale;
+  description.zero_point = kernel.zero_point;
+  description.shape = x.shape;
+  description.rank = static_cast<std::uint32_t>(x.rank);
+  description.site = kernel.site;
+  description.rows_per_sample = kernel.rows_per_sample;
+  RETURN_IF_ERROR(read_noise(kernel, context, description));
+  Call call;
+  Message problem;
+  if (!make_call(description, false, call, problem)) {
+    return fail(kernel.api, kernel.node, problem.text);
+  }
+  ort::Value* output = nullptr;
+  RETURN_IF_ERROR(
+      ort::KernelContext_GetOutput(kernel.api, context, 0, x.shape, x.rank, &output));
+  void* y = nullptr;
+  RETURN_IF_ERROR(ort::GetTensorMutableData(kernel.api, output, &y));
+  if (call.samples == 0 || call.elements == 0) return nullptr;
+  const double ns = estimate_ns(call, x.data == y);
+  Parts parts{&call, x.data, y, 1};
+  if (ns > kSplitAboveNs) {
+    parts.count = std::min({static_cast<std::size_t>(ns / kPartNs), kMaxParts,
+                            static_cast<std::size_t>(call.blocks())});
+  }
+  if (parts.count > 1) {
+    return ort::KernelContext_ParallelFor(kernel.api, context, store_part, parts.count, 0, &parts);
+  }
+  store_part(&parts, 0);
+  return nullptr;
+}
+
+OrtStatus* create_kernel(const ort::CustomOp*, const OrtApi* api, const ort::KernelInfo* info,
+                         void** out) {
+  std::unique_ptr<Kernel> kernel(
+      new (std::nothrow) Kernel{api, 0, 1, 1.0f, 0, "native", ""});
+  if (!kernel) return ort::CreateStatus(api, ort::kFail, "NoisyStore: out of memory");
+  RETURN_IF_ERROR(read_attributes(info, *kernel));
+  *out = kernel.release();
+  return nullptr;
+}
+
+OrtStatus* infer_shape(const ort::CustomOp* op, ort::ShapeInferContext* context);
+
+// The operator for one execution provider and one function table.
+struct Operator : ort::CustomOp {
+  const OrtApi* api;
+
+  Operator(const OrtApi* table, std::uint32_t api_version) : ort::CustomOp{}, api(table) {
+    version = api_version;
+    GetName = [](const CustomOp*) { return "NoisyStore"; };
+    GetExecutionProviderType = [](const CustomOp*) { return "CPUExecutionProvider"; };
+    GetInputTypeCount = [](const CustomOp*) -> std::size_t { return kInputs; };
+    GetInputType = [](const CustomOp*, std::size_t index) -> int {
+      constexpr int kTypes[kInputs] = {ort::kUndefined, ort::kDouble, ort::kUint64, ort::kInt64,
+                                       ort::kInt64};
+      return kTypes[index];
+    };
+    GetOutputTypeCount = [](const CustomOp*) -> std::size_t { return 1; };
+    GetOutputType = [](const CustomOp*, std::size_t) -> int { return ort::kUndefined; };
+    GetInputCharacteristic = [](const CustomOp*, std::size_t) -> int { return ort::kRequired; };
+    GetOutputCharacteristic = [](const CustomOp*, std::size_t) -> int { return ort::kRequired; };
+    GetInputMemoryType = [](const CustomOp*, std::size_t index) -> int {
+      return index == kX ? ort::kDefault : ort::kCpuInput;
+    };
+    GetVariadicInputMinArity = [](const CustomOp*) { return 1; };
+    GetVariadicInputHomogeneity = [](const CustomOp*) { return 1; };
+    GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
+    GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
+    CreateKernelV2 = create_kernel;
+    KernelComputeV2 = compute;
+    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    InferOutputShapeFn = infer_shape;
+    GetStartVersion = [](const CustomOp*) { return 1; };
+    GetEndVersion = [](const CustomOp*) { return 1; };
+    GetMayInplace = [](int** inputs, int** outputs) -> std::size_t {
+      static int zero[2] = {0, 0};
+      *inputs = &zero[0];
+      *outputs = &zero[1];
+      return 1;
+    };
+    ReleaseMayInplace = [](int*, int*) {};
+    // Aliasing would promise that the data is unchanged.
+    GetAliasMap = [](int**, int**) -> std::size_t { return 0; };
+    ReleaseAliasMap = [](int*, int*) {};
+  }
+};
+
+OrtStatus* infer_shape(const ort::CustomOp* op, ort::ShapeInferContext* context) {
+  const OrtApi* api = static_cast<const Operator*>(op)->api;
+  ort::TensorTypeAndShapeInfo* shape = nullptr;  // the context owns it
+  RETURN_IF_ERROR(ort::ShapeInferContext_GetInputTypeShape(api, context, kX, &shape));
+  return ort::ShapeInferContext_SetOutputTypeShape(api, context, 0, shape);
+}
+
+// Sessions keep pointers to domain and operator, so these live as long as the library.
+struct Registration {
+  std::unique_ptr<Operator> cpu;
+  ort::CustomOpDomain* domain = nullptr;
+};
+
+OrtStatus* domain_of(const OrtApi* api, std::uint32_t version, ort::CustomOpDomain** domain) {
+  static std::mutex mutex;
+  static std::map<const OrtApi*, Registration> registrations;
+  const std::lock_guard<std::mutex> lock(mutex);
+  Registration& known = registrations[api];
+  if (known.domain == nullptr) {
+    known.cpu = std::make_unique<Operator>(api, version);
+    ort::CustomOpDomain* made = nullptr;
+    RETURN_IF_ERROR(ort::CreateCustomOpDomain(api, "noisystore", &made));
+    RETURN_IF_ERROR(ort::CustomOpDomain_Add(api, made, known.cpu.get()));
+    known.domain = made;
+  }
+  *domain = known.domain;
+  return nullptr;
+}
+
+// Silence would end in "NoisyStore(-1) is not a registered function/op".
+OrtStatus* too_old(const OrtApiBase* base) {
+  Message line;
+  line.set("NoisyStore needs ONNX Runtime 1.17 or newer; this is %s", base->GetVersionString());
+  for (std::uint32_t version = ort::kOldestApi - 1; version > 0; --version) {
+    if (const OrtApi* api = base->GetApi(version)) {
+      return ort::CreateStatus(api, ort::kFail, line.text);
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace noisystore
+
+extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace noisystore;
+  std::uint32_t version = ort::kInplaceApi;
+  const OrtApi* api = base->GetApi(version);
+  if (api == nullptr) api = base->GetApi(--version);
+  if (api == nullptr) return too_old(base);
+  try {
+    ort::CustomOpDomain* domain = nullptr;
+    RETURN_IF_ERROR(domain_of(api, version, &domain));
+    return ort::AddCustomOpDomain(api, options, domain);
+  } catch (const std::bad_alloc&) {
+    return ort::CreateStatus(api, ort::kFail, "NoisyStore: out of memory");
+  }
+}

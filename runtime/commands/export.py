@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`noisystore export`: a PyTorch model as an ONNX graph with noisy memory sites."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ...ortops.errors import InputError
+from .common import bounded, check_output, positive, print_json
+
+HELP = "export a PyTorch model to ONNX with noisy memory sites"
+DESCRIPTION = """\
+Export a model with a NoisyStore operator at every site. With all rates 0, the default, the file
+computes what the model computes; `noisystore sweep` sets the rates."""
+EXAMPLE = "noisystore export vgg-a --weights vgg-a.safetensors --sites activation -o vgg-a.onnx"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="vgg-a, vgg-b, vgg-d, vgg-e, torchvision:NAME or FILE.py:function",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="trained weights, .safetensors or .pt (default: untrained)",
+    )
+    parser.add_argument(
+        "--sites",
+        default="activation",
+        metavar="KIND[,KIND]",
+        help="what lies in noisy memory: activation, layer, input, or patterns of "
+        "module names (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--storage-format",
+        default="native",
+        metavar="F",
+        help="how values lie in memory (default: %(default)s, the tensor's type)",
+    )
+    parser.add_argument(
+        "--width",
+        type=bounded(0, 64, "width"),
+        default=None,
+        metavar="W",
+        help="of a vgg: factor on its numbers of channels (default: 1)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=positive,
+        default=None,
+        metavar="K",
+        help="of a vgg: classes (default: 10)",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, export, report the sites."""
+    output = check_output(args.output)
+    sites = [kind.strip() for kind in args.sites.split(",")]
+    if not all(sites):
+        raise InputError(
+            f"--sites: expected activation, layer, input or patterns, got {args.sites!r}"
+        )
+    export = import_export()
+    options = {
+        name: value
+        for name, value in (("width", args.width), ("classes", args.classes))
+        if value is not None
+    }
+    model, example = export.load_model(args.model, weights=args.weights, **options)
+    result = export.export_onnx(
+        model,
+        example,
+        output,
+        sites=sites[0] if len(sites) == 1 else sites,
+        storage_format=args.storage_format,
+    )
+    if args.json:
+        print_json(
+            {
+                "path": str(result.path),
+                "sites": result.sites,
+                "bits_per_sample": result.bits_per_sample,
+            }
+        )
+    else:
+        print(
+            f"wrote {result.path}: {len(result.sites)} sites, {result.bits_per_sample:,} noisy "
+            "bits per sample"
+        )
+    return 0
+
+
+def import_export() -> Any:
+    """Import `noisystore.export`, or say how to install what it needs."""
+    try:
+        import torch  # noqa: F401
+
+        from ... import export
+    except ImportError as error:
+        raise InputError(
+            f"this command needs PyTorch and onnx ({error}): pip install noisystore[export]"
+        ) from None
+    return export

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`noisystore fit`: midpoint noise levels of a results file."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .common import bounded, check_plot, print_json, progress, table
+
+if TYPE_CHECKING:
+    from ..midpoint_groups import Group
+
+HELP = "fit the midpoint noise level to a sweep's results"
+DESCRIPTION = """\
+Fit accuracy against bit error rate with the paper's logistic curve (eq. 2), one fit for each
+model, mask, data set and provider in the file. The midpoint is the rate at which the accuracy
+is half way between clean and chance. Where the rates swept do not hold it, the result says so."""
+EXAMPLE = "noisystore fit results.sqlite --plot midpoint.png"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("results", metavar="FILE.sqlite", help="written by `noisystore sweep`")
+    parser.add_argument(
+        "--axis",
+        choices=("log10", "linear"),
+        default="log10",
+        help="axis on which the curve is logistic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=bounded(0, 1, "confidence"),
+        default=0.95,
+        metavar="C",
+        help="of the intervals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE.png|.svg",
+        help="also draw accuracy against rate, with fit and midpoint",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, print, and draw."""
+    from ..midpoint_groups import fit_results
+
+    check_plot(args.plot)
+    groups = fit_results(args.results, axis=args.axis, confidence=args.confidence)
+    if args.plot is not None:
+        draw(groups, args.plot)
+        progress(f"wrote {args.plot}")
+    if args.json:
+        print_json([group.as_dict() for group in groups])
+    else:
+        print(report(groups))
+    return 0
+
+
+def draw(groups: list[Group], path: str) -> None:
+    """Draw all groups of a results file into one figure."""
+    from ..plot import Curve, plot_accuracy
+
+    curves = [Curve(group.label, group.points, group.fit) for group in groups]
+    title = groups[0].label if len(groups) == 1 else ""
+    plot_accuracy(curves, path, title=title, ylabel=groups[0].keys["metric"])
+
+
+def report(groups: list[Group]) -> str:
+    """Table of the fits, for people."""
+    rows = []
+    for group in groups:
+        fit = group.fit
+        interval = "" if fit.interval is None else f"[{fit.interval[0]:.3g}, {fit.interval[1]:.3g}]"
+        rows.append(
+            [
+                group.label,
+                f"{fit.bound} {fit.limit:.3g}" if fit.midpoint is None else f"{fit.midpoint:.3g}",
+                interval or "-",
+                _number(fit.half_level),
+                _number(fit.sigma),
+                _number(fit.rate_99),
+                f"{fit.clean_accuracy:.4f}",
+                str(fit.images),
+                str(group.keys["trials"]),
+            ]
+        )
+    head = [
+        "model",
+        "midpoint",
+        f"{100 * groups[0].fit.confidence:g}% interval",
+        "half level",
+        f"sigma ({groups[0].fit.axis})",
+        "99% noise",
+        "clean",
+        "images",
+        "trials",
+    ]
+    return table(head, rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

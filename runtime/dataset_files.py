@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets in NumPy archives, in image folders and in scikit-learn."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops.errors import InputError
+from .dataset import Dataset
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_DIGITS_TRAIN = 1297
+
+
+def read_npz(path: Path, split: str) -> Dataset:
+    """Read a NumPy archive with the arrays x (or images) and, if there are labels, y (or labels).
+
+    Raises
+    ------
+    InputError
+        It is missing or damaged, needs pickle, or would not fit in memory.
+    """
+    del split
+    try:
+        with zipfile.ZipFile(path) as archive:
+            images = _member(archive, path, ("x", "images"))
+            labels = _member(archive, path, ("y", "labels"))
+            found = archive.namelist()
+    except OSError as error:
+        raise InputError(f"data set npz:{path}: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"data set npz:{path}: expected a NumPy archive, got a damaged or foreign file "
+            f"({' '.join(str(error).split())[:120]})"
+        ) from None
+    if images is None:
+        raise InputError(f"data set npz:{path}: expected an array x or images, got {found}")
+    return Dataset(f"npz/{path.name}", images, labels)
+
+
+def read_digits(split: str) -> Dataset:
+    """Return scikit-learn's handwritten digits, 8 x 8, enlarged to 3 x 32 x 32.
+
+    Values 0 to 16 become 0 to 255, every pixel a square of 4 x 4, the channels equal.
+
+    Raises
+    ------
+    InputError
+        scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError(
+            "data set digits: scikit-learn is missing: pip install noisystore[demo]"
+        ) from None
+    bunch = load_digits()
+    scans = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    images = np.broadcast_to(
+        scans.repeat(4, axis=1).repeat(4, axis=2)[:, None], (len(scans), 3, 32, 32)
+    )
+    part = slice(0, _DIGITS_TRAIN) if split == "train" else slice(_DIGITS_TRAIN, None)
+    names = tuple(str(digit) for digit in range(10))
+    return Dataset(f"digits/{split}", np.ascontiguousarray(images[part]), bunch.target[part], names)
+
+
+def read_images(folder: Path, split: str) -> Dataset:
+    """Read a folder of folders, one a class: PNG and JPEG files of one size, by sorted name.
+
+    Classes are numbered by sorted name. Grey files give one channel if all are grey, else RGB.
+
+    Raises
+    ------
+    InputError
+        Pillow is not installed, there is no image, one is damaged or of another size.
+    """
+    del split
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError(
+            "data set images: Pillow is missing: pip install noisystore[images]"
+        ) from None
+    if not folder.is_dir():
+        raise InputError(f"data set images:{folder}: expected a folder with a folder per class")
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    files = [(file, i) for i, name in enumerate(classes) for file in _image_files(folder / name)]
+    if not files:
+        raise InputError(
+            f"data set images:{folder}: expected a folder per class with PNG or JPEG files, "
+            "got no image"
+        )
+    loaded = []
+    for file, _ in files:
+        try:
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
+                mode = "L" if image.mode in ("L", "1") else "RGB"
+                loaded.append(np.asarray(image.convert(mode)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise InputError(f"{file}: expected a PNG or JPEG file, got {reason}") from None
+        if loaded[-1].shape[:2] != loaded[0].shape[:2]:
+            raise InputError(
+                f"{file}: expected {list(loaded[0].shape[:2])} pixels as in {files[0][0]}, "
+                f"got {list(loaded[-1].shape[:2])}: all images must have one size"
+            )
+    if any(image.ndim == 3 for image in loaded):
+        loaded = [image if image.ndim == 3 else image[..., None].repeat(3, 2) for image in loaded]
+    else:
+        loaded = [image[..., None] for image in loaded]
+    images = np.stack(loaded).transpose(0, 3, 1, 2)
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return Dataset(f"images/{folder.name}", np.ascontiguousarray(images), labels, tuple(classes))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in _IMAGE_SUFFIXES
+        and not file.name.startswith(".")
+        and file.exists()
+        and stat.S_ISREG(file.stat().st_mode)
+    )
+
+
+def _member(
+    archive: zipfile.ZipFile, path: Path, names: tuple[str, ...]
+) -> npt.NDArray[Any] | None:
+    """Read the first of the named arrays, after its header has been held against its size."""
+    infos = {info.filename: info for info in archive.infolist()}
+    for name in names:
+        info = infos.get(f"{name}.npy")
+        if info is None:
+            continue
+        with archive.open(info) as file:
+            version = np.lib.format.read_magic(file)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read is None:
+                raise InputError(f"data set npz:{path}: array {name}: unknown .npy version")
+            shape, _, dtype = read(file)
+            header = file.tell()
+        if dtype.hasobject:
+            raise InputError(
+                f"data set npz:{path}: array {name}: expected numbers, got Python objects, "
+                "which are not loaded"
+            )
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if header + size != info.file_size:
+            raise InputError(
+                f"data set npz:{path}: array {name}: expected {size} bytes for shape "
+                f"{list(shape)}, got {info.file_size - header}"
+            )
+        if size > _memory() // 2:
+            raise InputError(
+                f"data set npz:{path}: array {name}: expected at most half of the memory, "
+                f"got {size} bytes unpacked"
+            )
+        with archive.open(info) as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    return None
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 34

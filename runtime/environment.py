@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a measurement is made: versions and machine, for the provenance of results."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from .session import NoisySession
+
+
+def environment(session: NoisySession) -> dict[str, Any]:
+    """Return the columns of a results file's table ``runs`` for this machine and session."""
+    import onnxruntime
+
+    from .. import ortops
+
+    return {
+        "library_version": str(ortops.library_version()),
+        "onnxruntime_version": onnxruntime.__version__,
+        "threads": session.threads or 0,
+        "cpu": _cpu_name(),
+        "host": platform.node(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One data set through one model at one noise setting, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops import noise_inputs
+from ..ortops.errors import InputError
+from .dataset import Dataset, check_label_range, prepare
+from .metrics import Metric, Scores, as_logits, score
+from .session import NoisySession
+from .sites import Site
+
+#: Prepared images stay in memory between trials up to this size.
+PREPARED_BYTES = 2 << 30
+
+#: Above this many expected flips a sample nearly none is without a flip: counting is for nothing.
+COUNTED_FLIPS = 8.0
+
+
+class Evaluator:
+    """A data set and a model, ready to be measured at any bit error rate.
+
+    Parameters
+    ----------
+    session : NoisySession
+    data : Dataset
+    batch_size : int
+        Samples a run; a model with a fixed batch size keeps its own.
+    metric : callable, optional
+        See `noisystore.runtime.metrics.Metric`.
+
+    Attributes
+    ----------
+    batch_size : int
+    classes : int or None
+        Number of logits; known after the first run, None where the outputs are no logits.
+
+    Raises
+    ------
+    InputError
+        The images do not fit the model, or it takes several inputs.
+    """
+
+    def __init__(
+        self,
+        session: NoisySession,
+        data: Dataset,
+        batch_size: int = 100,
+        metric: Metric | None = None,
+    ) -> None:
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise InputError(f"batch size: expected a positive integer, got {batch_size!r}")
+        if len(session.input_names) > 1:
+            raise InputError(
+                f"model {session.path}: expected one data input, got {list(session.input_names)}"
+            )
+        self.session, self.data, self.metric = session, data, metric
+        self.batch_size = session.batch or min(int(batch_size), len(data))
+        session.check_shape((self.batch_size, *data.images.shape[1:]))
+        self.classes: int | None = None
+        self._ready = None
+        if data.images.size * session.input_dtype.itemsize <= PREPARED_BYTES:
+            self._ready = self._prepare(data.images)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def run(
+        self,
+        bit_error_rate: Any = 0.0,
+        bit_mask: Any = None,
+        seed: int = 0,
+        samples: npt.NDArray[np.int64] | None = None,
+        tick: Callable[[int], None] | None = None,
+    ) -> Scores:
+        """Run all samples, or some, and return their scores in order.
+
+        Parameters
+        ----------
+        bit_error_rate, bit_mask, seed
+            As `NoisySession.run` takes them.
+        samples : array of int64, optional
+            Ascending indices in the data set; None: all.
+        tick : callable, optional
+            Called after each batch with its number of samples.
+
+        Returns
+        -------
+        Scores
+        """
+        noise = self.session.noise_feed(bit_error_rate, bit_mask, seed)
+        count = len(self.data) if samples is None else len(samples)
+        parts = []
+        for start in range(0, count, self.batch_size):
+            stop = min(start + self.batch_size, count)
+            chosen = slice(start, stop) if samples is None else samples[start:stop]
+            x, index = self._batch(chosen, stop - start)
+            feeds = {self.session.input_name: x, **noise}
+            outputs = self.session.run_feed(feeds, index, stop - start)[0]
+            if outputs.shape[:1] != (len(x),):
+                raise InputError(
+                    f"model {self.session.path}: expected an output [{len(x)}, ...] for "
+                    f"{len(x)} samples, got {list(outputs.shape)}"
+                )
+            labels = None if self.data.labels is None else self.data.labels[chosen]
+            outputs = outputs[: stop - start]
+            self._check_labels(outputs)
+            parts.append(score(outputs, labels, self.metric))
+            if tick is not None:
+                tick(stop - start)
+        return Scores.joined(parts)
+
+    def affected(
+        self, bit_error_rate: Any, bit_mask: Any, seed: int
+    ) -> npt.NDArray[np.int64] | None:
+        """Return the samples in which a bit may flip; None: all are to be run.
+
+        The others have the clean prediction. Exact where p01 = p10, else a few more.
+        """
+        return affected_samples(self.session.sites, len(self.data), bit_error_rate, bit_mask, seed)
+
+    def _batch(self, chosen: Any, rows: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        source = self.data.images if self._ready is None else self._ready
+        x = source[chosen]
+        if self._ready is None:
+            x = self._prepare(x)
+        if isinstance(chosen, slice):
+            index = np.array([chosen.start], dtype=np.int64)
+        else:
+            index = np.ascontiguousarray(chosen, dtype=np.int64)
+        missing = (self.session.batch or rows) - rows
+        if missing:
+            x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+            if index.size > 1 or not isinstance(chosen, slice):
+                index = np.concatenate([index, np.repeat(index[-1:], missing)])
+        return x, index
+
+    def _prepare(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return prepare(images, self.session.normalization, self.session.input_dtype)
+
+    def _check_labels(self, outputs: npt.NDArray[Any]) -> None:
+        logits = as_logits(outputs)
+        if logits is None or logits.shape[1] == self.classes:
+            return
+        self.classes = logits.shape[1]
+        if self.data.labels is not None:
+            check_label_range(
+                self.data.name, self.data.labels, self.classes, "outputs of the model"
+            )
+
+
+def expected_flips(sites: list[Site], bit_error_rate: Any, bit_mask: Any) -> float:
+    """Return the flips to be expected in one sample, weights included; inf if unknown."""
+    rates = noise_inputs.rate_table(bit_error_rate, len(sites))
+    masks = noise_inputs.mask_table(bit_mask, len(sites))
+    total = 0.0
+    for site in sites:
+        bits = _noisy_bits(site, int(masks[site.site])).bit_count()
+        rate = float(rates[site.site].max())
+        if bits and rate > 0:
+            if site.elements < 1 or site.rows_per_sample < 0:
+                return float("inf")
+            total += site.elements * bits * rate
+    return total
+
+
+def affected_samples(
+    sites: list[Site], samples: int, bit_error_rate: Any, bit_mask: Any, seed: int
+) -> npt.NDArray[np.int64] | None:
+    """Return which of the samples 0 to `samples` - 1 may have a flip; None: all, or unknown.
+
+    Parameters
+    ----------
+    sites : list of Site
+    samples : int
+    bit_error_rate, bit_mask, seed
+        As `NoisySession.run` takes them.
+
+    Returns
+    -------
+    array of int64, ascending; or None
+    """
+    from .. import ortops
+
+    if any(site.rows_per_sample < 0 for site in sites):
+        return None
+    if expected_flips(sites, bit_error_rate, bit_mask) > COUNTED_FLIPS:
+        return None
+    rates = noise_inputs.rate_table(bit_error_rate, len(sites))
+    masks = noise_inputs.mask_table(bit_mask, len(sites))
+    hit = np.zeros(samples, dtype=bool)
+    for site in sites:
+        mask = _noisy_bits(site, int(masks[site.site]))
+        p01, p10 = (float(rate) for rate in rates[site.site])
+        if not mask or max(p01, p10) == 0:
+            continue
+        whole = site.rows_per_sample == 0
+        flips = ortops.count_flips(
+            (1, site.elements) if whole else (samples, site.elements),
+            max(site.bits_per_word, 8),
+            (p01, p10),
+            bit_mask=mask,
+            seed=seed,
+            site=site.site,
+            sample_index=0,
+            rows_per_sample=0 if whole else 1,
+        )
+        if whole and flips.any():
+            return None
+        if not whole:
+            hit |= flips > 0
+    return None if hit.all() else np.flatnonzero(hit)
+
+
+def _noisy_bits(site: Site, mask: int) -> int:
+    """Return the set bits of a mask that the words of a site have."""
+    bits = 4 if site.storage_format in ("int4", "uint4") else site.bits_per_word
+    return mask & ((1 << bits) - 1)

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The midpoint noise level of a sweep: paper eq. 2 fitted to accuracy against rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops.errors import InputError
+from .midpoint_curve import (
+    Array,
+    Solution,
+    crossing,
+    decreasing,
+    even_weights,
+    logistic,
+    solve,
+)
+from .midpoint_interval import Cells, standard_errors
+
+AXES = ("log10", "linear")
+
+#: Distinct rates that a fit of two parameters needs at least.
+LEAST_RATES = 3
+
+
+@dataclass(frozen=True)
+class Points:
+    """Measured points of one sweep, one entry for each (rate, trial).
+
+    Attributes
+    ----------
+    rate : array_like of float [P]
+        Bit error rate, above 0 and at most 1.
+    trial : array_like of int [P]
+        Trial number; the trials of one rate are independent draws of the noise.
+    correct : array_like of int [P]
+        Right predictions.
+    images : array_like of int [P]
+        Images run.
+    bits : array_like of bool [P, N], optional
+        Which of the same N images were right. With it the interval also covers the choice of the
+        images; without, it holds for the images that were run.
+    clean_bits : array_like of bool [N], optional
+        Which images are right without noise.
+    """
+
+    rate: npt.ArrayLike
+    trial: npt.ArrayLike
+    correct: npt.ArrayLike
+    images: npt.ArrayLike
+    bits: npt.ArrayLike | None = None
+    clean_bits: npt.ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of `fit_midpoint`. Rates are bit error rates; `sigma` is in units of the axis.
+
+    Attributes
+    ----------
+    midpoint : float or None
+        Rate at which eq. 2 is half way between clean and chance accuracy. None where the swept
+        range does not hold it: `bound` and `limit` then say what is known.
+    bound : "above", "below" or None
+        The midpoint lies above the highest rate, or below the lowest.
+    limit : float or None
+        That highest or lowest rate.
+    half_level : float or None
+        Rate at which the measured accuracy, made monotone and linear between its points on log10,
+        crosses half way. Needs no model of the curve.
+    interval : (float, float) or None
+        Confidence interval of the midpoint.
+    sigma : float or None
+        Slope of eq. 2: decades on the log10 axis, a rate on the linear axis.
+    sigma_interval : (float, float) or None
+        Its confidence interval.
+    rate_99 : float or None
+        Rate at which the fitted accuracy is 99% of clean (paper, section 6: "99%-noise"); None
+        outside the swept range.
+    axis : "log10" or "linear"
+    clean_accuracy, chance_accuracy : float
+        The paper's a_max and a_min = 1 / K.
+    confidence : float
+    dispersion : float or None
+        Variance between trials over binomial variance around the drop, 1 or more.
+    covers : "noise" or "noise and images"
+        What the intervals hold for: other draws of the noise on these images, or on other images
+        of the same kind too (`Points.bits` given).
+    rates, points, images : int
+        Distinct rates, points, and images of the largest point.
+    """
+
+    midpoint: float | None
+    bound: str | None
+    limit: float | None
+    half_level: float | None
+    interval: tuple[float, float] | None
+    sigma: float | None
+    sigma_interval: tuple[float, float] | None
+    rate_99: float | None
+    axis: str
+    clean_accuracy: float
+    chance_accuracy: float
+    confidence: float
+    dispersion: float | None
+    covers: str
+    rates: int
+    points: int
+    images: int
+
+    def accuracy(self, rate: npt.ArrayLike) -> Array:
+        """Fitted accuracy at `rate` (paper eq. 2).
+
+        Raises
+        ------
+        InputError
+            There is no fitted curve, because the sweep does not hold the midpoint.
+        """
+        if self.midpoint is None or self.sigma is None:
+            raise InputError("this sweep does not hold its midpoint: there is no curve to evaluate")
+        x = _to_axis(np.asarray(rate, dtype=np.float64), self.axis)
+        mu = float(_to_axis(np.asarray(self.midpoint), self.axis))
+        return logistic(x, mu, self.sigma, self.clean_accuracy, self.chance_accuracy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fields as plain values for JSON; `bound` and `limit` only where there is no midpoint."""
+        values = asdict(self)
+        for name in ("interval", "sigma_interval"):
+            values[name] = None if values[name] is None else list(values[name])
+        if self.bound is None:
+            del values["bound"], values["limit"]
+        return values
+
+
+def fit_midpoint(
+    points: Points,
+    *,
+    clean_accuracy: float,
+    classes: int,
+    axis: str = "log10",
+    confidence: float = 0.95,
+) -> Fit:
+    """Fit the midpoint noise level (paper eq. 2) to the points of a sweep.
+
+    Clean and chance accuracy are held fixed; mu and sigma follow from binomially weighted points,
+    each counted as on an even log10 grid, so that the result does not depend on where the points
+    lie. On an even grid this is maximum likelihood. (Clean accuracies near 1: see
+    `midpoint_curve.LEAST_VARIANCE`.)
+
+    Parameters
+    ----------
+    points : Points
+        At least three distinct rates.
+    clean_accuracy : float
+        Accuracy of the same images without noise: a_max.
+    classes : int
+        K; chance accuracy a_min = 1 / K.
+    axis : {"log10", "linear"}
+        Axis on which the curve is logistic.
+    confidence : float
+        Of the intervals.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    InputError
+        Too few rates, values that are no numbers or out of range, arrays of different lengths, or
+        a clean accuracy that is not above chance.
+
+    Examples
+    --------
+    >>> rate = [1e-6, 1e-5, 1e-4, 1e-3]
+    >>> points = Points(rate, [0] * 4, [89, 70, 29, 11], [100] * 4)
+    >>> fit = fit_midpoint(points, clean_accuracy=0.9, classes=10)
+    >>> print(f"{fit.midpoint:.1e}")
+    3.5e-05
+    """
+    if axis not in AXES:
+        raise InputError(f"axis: expected log10 or linear, got {axis!r}")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
+    if classes < 2:
+        raise InputError(f"classes: expected 2 or more, got {classes!r}")
+    chance = 1.0 / classes
+    if not chance < clean_accuracy <= 1:
+        raise InputError(
+            f"clean accuracy: expected more than chance ({chance:.4g} for {classes} classes) "
+            f"and at most 1, got {clean_accuracy:.4g}: there is no drop to fit; train first"
+        )
+    cells = _cells(points)
+    common: dict[str, Any] = {
+        "axis": axis,
+        "clean_accuracy": float(clean_accuracy),
+        "chance_accuracy": chance,
+        "confidence": confidence,
+        "covers": "noise" if cells.bits is None else "noise and images",
+        "rates": len(cells.rate),
+        "points": len(cells.at),
+        "images": int(cells.images.max()),
+    }
+    x = _to_axis(cells.rate, axis)
+    log_rate = np.log10(cells.rate)
+    accuracy = cells.accuracy
+    monotone = decreasing(accuracy, cells.total(cells.images))
+    half = crossing(log_rate, monotone, (clean_accuracy + chance) / 2)
+    if half is None:
+        side = "above" if monotone[-1] > (clean_accuracy + chance) / 2 else "below"
+        return _outside(side, cells, None, common)
+    start = float(_to_axis(np.asarray(10**half), axis))
+    solution = solve(x, accuracy, even_weights(log_rate), clean_accuracy, chance, start)
+    if not x[0] <= solution.mu <= x[-1]:
+        return _outside("above" if solution.mu > x[-1] else "below", cells, float(10**half), common)
+    errors = standard_errors(cells, solution)
+    width = errors.half_width(confidence)
+    low, high = solution.mu - width[0], solution.mu + width[0]
+    if not solution.resolved:
+        right = min(max(int(np.searchsorted(x, start)), 1), len(x) - 1)
+        low, high = min(low, x[right - 1]), max(high, x[right])
+    return Fit(
+        midpoint=_to_rate(solution.mu, axis),
+        bound=None,
+        limit=None,
+        half_level=float(10**half),
+        interval=(_to_rate(low, axis), _to_rate(high, axis)),
+        sigma=solution.sigma,
+        sigma_interval=(max(solution.sigma - width[1], 0.0), solution.sigma + width[1]),
+        rate_99=_rate_at(0.99 * clean_accuracy, solution, clean_accuracy, chance, cells.rate, axis),
+        dispersion=errors.dispersion,
+        **common,
+    )
+
+
+def _cells(points: Points) -> Cells:
+    """Check the points and sort them into distinct rates."""
+    try:
+        rate, trial, correct, images = (
+            np.asarray(values, dtype=np.float64)
+            for values in (points.rate, points.trial, points.correct, points.images)
+        )
+    except (TypeError, ValueError):
+        raise InputError(
+            "points: rate, trial, correct and images must be arrays of numbers"
+        ) from None
+    if rate.ndim != 1 or any(other.shape != rate.shape for other in (trial, correct, images)):
+        raise InputError(
+            "points: expected rate, trial, correct and images of one length, got shapes "
+            f"{[list(a.shape) for a in (rate, trial, correct, images)]}"
+        )
+    distinct, at = np.unique(rate, return_inverse=True)
+    if not np.all(np.isfinite(np.stack([rate, trial, correct, images]))):
+        raise InputError("points: a rate, trial, count or number of images is NaN or infinite")
+    if len(rate) and not (distinct[0] > 0 and distinct[-1] <= 1):
+        raise InputError(
+            f"points: expected rates above 0 and at most 1, got {distinct[0]:g} to {distinct[-1]:g}"
+        )
+    if len(distinct) < LEAST_RATES:
+        raise InputError(
+            f"points: a fit needs {LEAST_RATES} distinct rates or more, got {len(distinct)}: "
+            "sweep more rates, for example 1e-8:1e-1:4/decade"
+        )
+    if not np.all((images >= 1) & (correct >= 0) & (correct <= images)):
+        raise InputError("points: expected 1 or more images and 0 <= correct <= images everywhere")
+    bits, clean_bits = _bits(points, correct, images)
+    return Cells(distinct, at.astype(np.int64), correct, images, bits, clean_bits)
+
+
+def _bits(
+    points: Points, correct: Array, images: Array
+) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
+    if points.bits is None:
+        return None, None
+    bits = np.asarray(points.bits, dtype=bool)
+    if bits.ndim != 2 or len(bits) != len(correct) or not np.all(images == bits.shape[1]):
+        raise InputError(
+            f"points: expected bits of shape [{len(correct)}, images], got {list(bits.shape)}"
+        )
+    if not np.array_equal(bits.sum(axis=1), correct):
+        raise InputError("points: bits and correct disagree")
+    if points.clean_bits is None:
+        return bits, None
+    clean_bits = np.asarray(points.clean_bits, dtype=bool)
+    if clean_bits.shape != bits.shape[1:]:
+        raise InputError(
+            f"points: expected clean_bits of shape {list(bits.shape[1:])}, "
+            f"got {list(clean_bits.shape)}"
+        )
+    return bits, clean_bits
+
+
+def _outside(side: str, cells: Cells, half: float | None, common: dict[str, Any]) -> Fit:
+    limit = cells.rate[-1] if side == "above" else cells.rate[0]
+    return Fit(
+        midpoint=None,
+        bound=side,
+        limit=float(limit),
+        half_level=half,
+        interval=None,
+        sigma=None,
+        sigma_interval=None,
+        rate_99=None,
+        dispersion=None,
+        **common,
+    )
+
+
+def _rate_at(
+    level: float, solution: Solution, a_max: float, a_min: float, rate: Array, axis: str
+) -> float | None:
+    """Rate at which the fitted curve has accuracy `level`; None outside the swept range."""
+    if level <= a_min:
+        return None
+    x = solution.mu + solution.sigma * math.log((a_max - a_min) / (level - a_min) - 1)
+    found = _to_rate(x, axis)
+    return found if rate[0] <= found <= rate[-1] else None
+
+
+def _to_axis(rate: Array, axis: str) -> Array:
+    return np.log10(rate) if axis == "log10" else rate
+
+
+def _to_rate(x: float, axis: str) -> float:
+    return float(min(10.0**x, 1.0) if axis == "log10" else min(max(x, 0.0), 1.0))

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Midpoints of a results file: its rows sorted into groups that share one curve."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops.errors import InputError
+from .midpoint import Fit, Points, fit_midpoint
+from .results import Results, results_rows, unpack_bits
+
+# A sweep's identity without its seed: other seeds are further trials of the same curve. Batch size,
+# provider and machine stay, because one seed gives the same flips on all of them, no new trials.
+_GROUP = (
+    "model",
+    "model_sha256",
+    "storage_format",
+    "data",
+    "data_sha256",
+    "images",
+    "mask",
+    "bit_mask",
+    "provider",
+    "machine",
+    "batch_size",
+    "noise_model",
+    "classes",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One curve of a results file and its fit.
+
+    Attributes
+    ----------
+    keys : dict
+        What the points share: model, format, mask, provider, images, trials (the largest number
+        at one rate), metric ("accuracy", or "agreement" with the clean predictions where the data
+        has no labels), directions ("1:1" where p01 = p10) and the rest of their identity.
+    points : Points
+    fit : Fit
+    """
+
+    keys: dict[str, Any]
+    points: Points
+    fit: Fit
+
+    @property
+    def label(self) -> str:
+        """Name of the curve in a figure or a table."""
+        mask = self.keys["mask"]
+        parts = [
+            self.keys["model"],
+            self.keys["format"],
+            "" if mask == "all" else f"mask {mask}",
+            "" if self.keys["directions"] == "1:1" else f"p01:p10 {self.keys['directions']}",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Keys and fit as plain values for JSON."""
+        return {**self.keys, **self.fit.as_dict()}
+
+
+def fit_results(
+    source: Results | str | os.PathLike[str] | Iterable[dict[str, Any]],
+    *,
+    axis: str = "log10",
+    confidence: float = 0.95,
+) -> list[Group]:
+    """Fit the midpoint of every curve in a results file.
+
+    Parameters
+    ----------
+    source : Results, path, or rows as `Results.rows` returns them
+    axis : {"log10", "linear"}
+    confidence : float
+
+    Returns
+    -------
+    list of Group
+        In the order of the rows: by model, then mask.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is empty, or a curve cannot be fitted (see `fit_midpoint`).
+    """
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in results_rows(source):
+        if max(row["p01"], row["p10"]) > 0:
+            key = (*(row[name] for name in _GROUP), _directions(row))
+            grouped.setdefault(key, []).append(row)
+    if not grouped:
+        raise InputError(
+            "results: expected measured points, got none at a rate above 0: run a sweep first"
+        )
+    return [_fit_group(rows, axis, confidence) for rows in grouped.values()]
+
+
+def _directions(row: dict[str, Any]) -> str:
+    top = max(row["p01"], row["p10"])
+    return f"{row['p01'] / top:.6g}:{row['p10'] / top:.6g}"
+
+
+def _fit_group(rows: list[dict[str, Any]], axis: str, confidence: float) -> Group:
+    first = rows[0]
+    labelled = all(row["correct"] is not None for row in rows)
+    count, bits = ("correct", "correct_bits") if labelled else ("agreement", "agree_bits")
+    if any(row[count] is None for row in rows):
+        raise InputError(
+            f"results of {first['model']}: expected class predictions, got a metric only: "
+            "there is no accuracy to fit"
+        )
+    if not first["classes"]:
+        raise InputError(f"results of {first['model']}: expected a number of classes, got none")
+    clean = first["clean_accuracy"] if labelled else 1.0
+    rate = np.array([max(row["p01"], row["p10"]) for row in rows])
+    points = Points(
+        rate=rate,
+        trial=np.array([row["trial"] for row in rows]),
+        correct=np.array([row[count] for row in rows]),
+        images=np.array([row["images"] for row in rows]),
+        bits=_unpacked(rows, bits),
+        clean_bits=_clean_bits(rows) if labelled else np.ones(first["images"], dtype=bool),
+    )
+    try:
+        fit = fit_midpoint(
+            points, clean_accuracy=clean, classes=first["classes"], axis=axis, confidence=confidence
+        )
+    except InputError as error:
+        raise InputError(f"{first['model']} (mask {first['mask']}): {error}") from None
+    keys = {name: first[name] for name in _GROUP if name not in ("storage_format", "images")}
+    keys["format"] = first["storage_format"]
+    keys["directions"] = _directions(first)
+    keys["metric"] = "accuracy" if labelled else "agreement"
+    keys["trials"] = int(np.unique(rate, return_counts=True)[1].max())
+    keys["seeds"] = sorted({row["seed"] for row in rows})
+    return Group(keys, points, fit)
+
+
+def _unpacked(rows: list[dict[str, Any]], name: str) -> npt.NDArray[np.bool_] | None:
+    if any(row[name] is None for row in rows):
+        return None
+    return np.stack([unpack_bits(row[name], row["images"]) for row in rows])
+
+
+def _clean_bits(rows: list[dict[str, Any]]) -> npt.NDArray[np.bool_] | None:
+    """Images that are right without noise: right at a point where they have the clean prediction.
+
+    None where an image never has it, or the count is not the clean accuracy's.
+    """
+    correct, agree = _unpacked(rows, "correct_bits"), _unpacked(rows, "agree_bits")
+    if correct is None or agree is None or not agree.any(axis=0).all():
+        return None
+    clean: npt.NDArray[np.bool_] = (correct & agree).any(axis=0)
+    expected = round(rows[0]["clean_accuracy"] * rows[0]["images"])
+    return clean if int(clean.sum()) == expected else None

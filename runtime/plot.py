@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy against bit error rate as a figure: points, fitted curves, midpoints, intervals."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops.errors import InputError
+from .midpoint import Fit, Points
+
+FORMATS = (".png", ".svg")
+
+# Okabe and Ito's palette: told apart with any colour vision, and in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>"
+STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "noisystore",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One sweep of a figure.
+
+    Attributes
+    ----------
+    label : str
+        Its name in the legend.
+    points : Points
+    fit : Fit
+    """
+
+    label: str
+    points: Points
+    fit: Fit
+
+
+def plot_accuracy(
+    curves: Sequence[Curve],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+    ylabel: str = "accuracy",
+) -> Path:
+    """Draw accuracy against bit error rate and write it as PNG or SVG.
+
+    Each curve has its mean accuracy at each rate, with error bars of one standard error (the
+    binomial error or the spread between trials, whichever is larger), the fit of paper eq. 2, the
+    midpoint with its interval, and the clean accuracy. The file appears at once, or not at all.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+    path : path
+        Ends in .png or .svg.
+    title, ylabel : str
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    InputError
+        Another file ending, no curves, or matplotlib is not installed.
+    OSError
+        The file cannot be written.
+    """
+    path = Path(path)
+    check_format(path)
+    if not curves:
+        raise InputError("plot: expected at least one curve, got none")
+    matplotlib = check_matplotlib()
+    with matplotlib.rc_context(STYLE):
+        figure = _draw(curves, title, ylabel)
+        _save(figure, path)
+    return path
+
+
+def check_format(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless the file name ends in a format that `plot_accuracy` writes."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise InputError(f"plot: expected a file name that ends in .png or .svg, got {str(path)!r}")
+
+
+def check_matplotlib() -> Any:
+    """Return the matplotlib module; raise InputError where it is not installed."""
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError:
+        raise InputError(
+            "plots need matplotlib, which is not installed: pip install noisystore[report]"
+        ) from None
+    return matplotlib
+
+
+def _draw(curves: Sequence[Curve], title: str, ylabel: str) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    rates = np.concatenate([np.asarray(c.points.rate, dtype=np.float64) for c in curves])
+    low, high = rates.min() / 1.3, rates.max() * 1.3
+    for i, curve in enumerate(curves):
+        _draw_curve(
+            axes,
+            curve,
+            COLORS[i % len(COLORS)],
+            MARKERS[i % len(MARKERS)],
+            low,
+            high,
+            alone=len(curves) == 1,
+        )
+    for chance in sorted({curve.fit.chance_accuracy for curve in curves}):
+        axes.axhline(chance, color="0.45", lw=0.9, ls=(0, (1, 1.5)), zorder=1)
+        axes.annotate(
+            f"chance {100 * chance:.4g}%",
+            (low, chance),
+            xytext=(4, -3),
+            va="top",
+            textcoords="offset points",
+            color="0.35",
+            fontsize=8,
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, 1.07)
+    axes.xaxis.set_major_locator(LogLocator(numticks=20))
+    axes.xaxis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=200))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", color="0.92", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("bit error rate")
+    axes.set_ylabel(ylabel)
+    if title:
+        axes.set_title(title, fontsize=10.5, loc="left")
+    handles, labels = axes.get_legend_handles_labels()
+    # Below the axes, where it covers no point; the measured points first.
+    order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("measured"))
+    figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside lower center",
+        ncols=3 if len(curves) == 1 else 1 + len(curves) // 5,
+        handlelength=1.6,
+        columnspacing=1.4,
+    )
+    return figure
+
+
+def _draw_curve(
+    axes: Any, curve: Curve, color: str, marker: str, low: float, high: float, *, alone: bool
+) -> None:
+    fit = curve.fit
+    rate, accuracy, error = mean_and_error(curve.points)
+    label = "measured ± 1 s.e." if alone else f"{curve.label}: {describe(fit)}"
+    axes.errorbar(
+        rate,
+        accuracy,
+        yerr=error,
+        fmt=marker,
+        ms=4,
+        mew=0.8,
+        mfc="white",
+        mec=color,
+        ecolor=color,
+        elinewidth=1.0,
+        capsize=2,
+        zorder=4,
+        label=label,
+    )
+    axes.axhline(fit.clean_accuracy, color=color, lw=0.9, ls=(0, (5, 3)), alpha=0.7, zorder=1)
+    if alone:
+        axes.annotate(
+            f"clean {100 * fit.clean_accuracy:.4g}%",
+            (high, fit.clean_accuracy),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            color="0.35",
+            fontsize=8,
+        )
+    if fit.midpoint is None or fit.interval is None:
+        return
+    grid = np.geomspace(low, high, 400)
+    axes.plot(
+        grid,
+        fit.accuracy(grid),
+        color=color,
+        lw=1.6,
+        zorder=3,
+        label=f"logistic fit, {fit.axis} axis" if alone else None,
+    )
+    axes.axvspan(*fit.interval, color=color, alpha=0.18, lw=0, zorder=0)
+    axes.axvline(
+        fit.midpoint, color=color, lw=1.0, zorder=2, label=describe(fit) if alone else None
+    )
+
+
+def describe(fit: Fit) -> str:
+    """Midpoint and interval in a few words, or where it lies instead."""
+    if fit.midpoint is None or fit.interval is None:
+        return f"midpoint {fit.bound} {fit.limit:.3g}"
+    exponent = math.floor(math.log10(fit.midpoint))
+    middle, low, high = (value / 10.0**exponent for value in (fit.midpoint, *fit.interval))
+    digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"midpoint {middle:.2f} [{low:.2f}, {high:.2f}] × 10{digits}"
+
+
+def mean_and_error(points: Points) -> tuple[npt.NDArray[np.float64], ...]:
+    """Mean accuracy at each distinct rate, and its standard error.
+
+    Returns
+    -------
+    rate, accuracy, error : numpy.ndarray of float64 [R]
+        The error is the larger of the binomial one and that of the spread between trials.
+    """
+    rate, at = np.unique(np.asarray(points.rate, dtype=np.float64), return_inverse=True)
+    correct = np.asarray(points.correct, dtype=np.float64)
+    images = np.asarray(points.images, dtype=np.float64)
+    total, cells = np.bincount(at, images), np.bincount(at)
+    accuracy = np.bincount(at, correct) / total
+    squares = np.bincount(at, images * (correct / images - accuracy[at]) ** 2)
+    between = squares / np.maximum(cells - 1, 1) / total
+    return rate, accuracy, np.sqrt(np.maximum(accuracy * (1 - accuracy) / total, between))
+
+
+def _save(figure: Any, path: Path) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent or ".", suffix=path.suffix)
+    os.close(handle)
+    try:
+        # A clock-free file: the same sweep gives the same bytes.
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+        figure.savefig(temporary, dpi=200, metadata=metadata)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A progress line on standard error, with the time that is left."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+_REDRAW_SECONDS = 0.2
+_LINE_SECONDS = 30.0
+
+
+class Progress:
+    """Shows how far a measurement is.
+
+    Parameters
+    ----------
+    work : float
+        All the work, in samples that are expected to be run.
+    points : int
+        Number of points to measure.
+    show : bool, optional
+        True: always, False: never; None: where the stream is a terminal. On another stream
+        than a terminal a line is written every 30 seconds.
+    stream : text stream, optional
+        None: standard error.
+    """
+
+    def __init__(
+        self, work: float, points: int, show: bool | None = None, stream: TextIO | None = None
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._show = self._terminal if show is None else show
+        self._work, self._points = max(work, 1.0), points
+        self._done, self._point, self._inside = 0.0, 0, 0.0
+        self._text = ""
+        self._start = self._drawn = time.monotonic()
+        if not self._terminal:
+            self._drawn -= _LINE_SECONDS
+
+    def start(self, text: str) -> None:
+        """Name what is measured now."""
+        self._text = text
+        self._draw()
+
+    def tick(self, samples: int) -> None:
+        """Count samples that were just run, inside the current point."""
+        self._inside += samples
+        self._draw()
+
+    def finish(self, expected: float, text: str, points: int = 1) -> None:
+        """Count the current point as measured: `expected` is its share of the work."""
+        self._done += expected
+        self._inside = 0.0
+        self._point += points
+        self._text = text
+        self._draw()
+
+    def close(self) -> None:
+        """Write the last state and end the line."""
+        if self._show:
+            self._draw(final=True)
+            if self._terminal:
+                self._stream.write("\n")
+            self._stream.flush()
+
+    def _draw(self, final: bool = False) -> None:
+        if not self._show:
+            return
+        now = time.monotonic()
+        if not final and now - self._drawn < (_REDRAW_SECONDS if self._terminal else _LINE_SECONDS):
+            return
+        self._drawn = now
+        share = min(1.0, (self._done + self._inside) / self._work)
+        elapsed = now - self._start
+        left = (
+            f"{clock(elapsed * (1 - share) / share)} left"
+            if share > 0 and not final
+            else f"{clock(elapsed)} in all"
+            if final
+            else ""
+        )
+        line = "  ".join(
+            part for part in (f"{self._point}/{self._points} points", self._text, left) if part
+        )
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            full = int(share * 20)
+            line = f"[{'#' * full}{'.' * (20 - full)}] {line}"[:width]
+            self._stream.write("\r" + line.ljust(width))
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as 12s, 3m05s or 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

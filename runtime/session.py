@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One annotated model in ONNX Runtime, run again and again at different bit error rates."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops import noise_inputs
+from ..ortops.errors import InputError
+from .model_file import check_model_path, model_sha256
+from .sites import Site, one_line, read_normalization, read_sites
+
+__all__ = ["NoisySession", "Site"]
+
+_NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NOISE_TYPES = {
+    noise_inputs.BIT_ERROR_RATE: "tensor(double)",
+    noise_inputs.BIT_MASK: "tensor(uint64)",
+    noise_inputs.SEED: "tensor(int64)",
+    noise_inputs.SAMPLE_INDEX: "tensor(int64)",
+}
+
+
+class NoisySession:
+    """An annotated model that runs at any bit error rate without being loaded again.
+
+    Parameters
+    ----------
+    path : path of an annotated ONNX file
+    providers : sequence of str, optional
+        Execution providers, best first, as ONNX Runtime names them, or ``cpu``, ``cuda``.
+        None: the CPU.
+    threads : int, optional
+        Threads inside one operator; None: ONNX Runtime's choice.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    sites : list of Site
+        Ordered by their number.
+    input_name : str
+        Name of the first data input.
+    input_names : tuple of str
+        Names of all data inputs.
+    input_shape : tuple of int or None
+        Shape of the first data input; None where it is free.
+    input_dtype : numpy.dtype
+    batch : int or None
+        Batch size that the file fixes; None: any.
+    output_names : tuple of str
+    normalization : dict or None
+        ``{"mean": [...], "std": [...]}``, one value a channel, to be applied to x / 255.
+    provider : str
+        Execution provider that runs the model.
+    threads : int or None
+    run_seconds : float
+        Time spent inside ONNX Runtime's ``run`` so far, in seconds.
+    inferences : int
+        Samples run so far.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no ONNX model, has no sites, is of another noise model, lacks a
+        noise input; or a provider is unknown or does not start.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        providers: Sequence[str] | str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.path = check_model_path(path)
+        if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
+            raise InputError(f"threads: expected a positive integer, got {threads!r}")
+        self.threads = threads
+        self._session = _create(self.path, _provider_names(providers), threads)
+        self.provider: str = self._session.get_providers()[0]
+        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.sites = read_sites(metadata, self.path)
+        self.normalization = read_normalization(metadata, self.path)
+        self._check_noise_inputs()
+        inputs = [i for i in self._session.get_inputs() if i.name not in _NOISE_TYPES]
+        if not inputs:
+            raise InputError(f"model {self.path}: expected a data input, got none")
+        self.input_names = tuple(i.name for i in inputs)
+        self._shapes = {i.name: _shape(i.shape) for i in inputs}
+        self._types = {i.name: _numpy_type(i.type, i.name, self.path) for i in inputs}
+        self.input_name = self.input_names[0]
+        self.input_shape = self._shapes[self.input_name]
+        self.input_dtype = self._types[self.input_name]
+        self.batch = self.input_shape[0] if self.input_shape else None
+        self.output_names = tuple(o.name for o in self._session.get_outputs())
+        self.run_seconds = 0.0
+        self.inferences = 0
+        self._sha256 = ""
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the file and its external weights."""
+        if not self._sha256:
+            self._sha256 = model_sha256(self.path)
+        return self._sha256
+
+    @property
+    def storage_format(self) -> str:
+        """The storage format of all sites, or ``mixed``."""
+        formats = {site.storage_format for site in self.sites}
+        return formats.pop() if len(formats) == 1 else "mixed"
+
+    def run(
+        self,
+        x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+        bit_error_rate: Any = 0.0,
+        bit_mask: Any = None,
+        seed: int = 0,
+        sample_index: Any = 0,
+    ) -> Any:
+        """Run the model on one batch with every site writing into noisy memory.
+
+        Parameters
+        ----------
+        x : array [N, ...] of `input_dtype`, or a mapping from input name to array
+            Input as the network takes it (already normalised).
+        bit_error_rate : float, (p01, p10), or array_like [sites, 2]
+            Probabilities that a stored 0 reads as 1 and a stored 1 as 0 (paper, eq. 3).
+        bit_mask : int, array_like of int [sites], or None
+            Bits that may flip; None: all.
+        seed : int
+            Of this trial; 64 bits.
+        sample_index : int or array_like of int [N]
+            Data-set index of the first sample (the others follow), or of each sample.
+
+        Returns
+        -------
+        array, or list of arrays where the model has several outputs
+            The first output is the logits, [N, classes].
+
+        Raises
+        ------
+        InputError
+            Wrong shape or type of x, or of a noise argument.
+        """
+        feeds = self._check_input(x)
+        rows = next(iter(feeds.values())).shape[0]
+        index = noise_inputs.sample_index_array(sample_index)
+        if index.size not in (1, rows):
+            raise InputError(
+                f"sample index: expected one integer or {rows} (one a sample), got {index.size}"
+            )
+        feeds.update(self.noise_feed(bit_error_rate, bit_mask, seed))
+        outputs = self.run_feed(feeds, index, rows)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def noise_feed(
+        self, bit_error_rate: Any, bit_mask: Any, seed: int
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Check the noise arguments of `run` and return the arrays of noise inputs 1 to 3."""
+        sites = len(self.sites)
+        return {
+            noise_inputs.BIT_ERROR_RATE: noise_inputs.rate_table(bit_error_rate, sites),
+            noise_inputs.BIT_MASK: noise_inputs.mask_table(bit_mask, sites),
+            noise_inputs.SEED: noise_inputs.seed_array(seed),
+        }
+
+    def run_feed(
+        self, feeds: dict[str, npt.NDArray[Any]], index: npt.NDArray[np.int64], rows: int
+    ) -> list[npt.NDArray[Any]]:
+        """Run checked feeds (data and `noise_feed`) with sample index `index` [1] or [rows]."""
+        feeds[noise_inputs.SAMPLE_INDEX] = index
+        start = time.perf_counter()
+        try:
+            outputs = self._session.run(None, feeds)
+        except Exception as error:
+            raise InputError(f"model {self.path}: ONNX Runtime: {one_line(error)}") from None
+        finally:
+            self.run_seconds += time.perf_counter() - start
+        self.inferences += rows
+        return outputs
+
+    def check_shape(self, shape: Sequence[int], name: str | None = None) -> None:
+        """Raise InputError unless an input of `shape`, batch axis included, fits the model."""
+        name = name or self.input_name
+        expected = self._shapes[name]
+        if len(shape) != len(expected) or any(
+            want is not None and want != got for want, got in zip(expected, shape, strict=True)
+        ):
+            names = ", ".join("N" if d is None else str(d) for d in expected)
+            raise InputError(
+                f"input {name} of {self.path}: expected shape [{names}], got {list(shape)}"
+            )
+
+    def _check_input(self, x: Any) -> dict[str, npt.NDArray[Any]]:
+        if not isinstance(x, Mapping):
+            x = {self.input_name: x}
+        if set(x) != set(self.input_names):
+            raise InputError(
+                f"model {self.path}: expected the inputs {list(self.input_names)}, got {list(x)}"
+            )
+        feeds = {}
+        for name, value in x.items():
+            if not isinstance(value, np.ndarray) or value.dtype != self._types[name]:
+                got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+                raise InputError(
+                    f"input {name} of {self.path}: expected an array of {self._types[name]}, "
+                    f"got {got}"
+                )
+            self.check_shape(value.shape, name)
+            if value.ndim == 0 or value.shape[0] == 0:
+                raise InputError(f"input {name} of {self.path}: expected a batch, got no sample")
+            feeds[name] = value
+        return feeds
+
+    def _check_noise_inputs(self) -> None:
+        everything = self._session.get_inputs() + self._session.get_overridable_initializers()
+        found = {i.name: i for i in everything}
+        for name, kind in _NOISE_TYPES.items():
+            if name not in found:
+                raise InputError(
+                    f"model {self.path}: expected the overridable input {name}, got none: "
+                    "annotate the model again"
+                )
+            if found[name].type != kind:
+                raise InputError(
+                    f"model {self.path}: input {name}: expected {kind}, got {found[name].type}"
+                )
+        sites = len(self.sites)
+        for name, shape in (
+            (noise_inputs.BIT_ERROR_RATE, [sites, 2]),
+            (noise_inputs.BIT_MASK, [sites]),
+        ):
+            if list(found[name].shape) != shape:
+                raise InputError(
+                    f"model {self.path}: input {name}: expected shape {shape} for {sites} sites, "
+                    f"got {list(found[name].shape)}"
+                )
+
+
+def _provider_names(providers: Sequence[str] | str | None) -> list[str]:
+    import onnxruntime
+
+    if providers is None:
+        return ["CPUExecutionProvider"]
+    wanted = [providers] if isinstance(providers, str) else list(providers)
+    names = [_SHORT_PROVIDERS.get(str(name).lower(), str(name)) for name in wanted]
+    available = onnxruntime.get_available_providers()
+    for name in names:
+        if name not in available:
+            raise InputError(f"execution provider: expected one of {available}, got {name}")
+    if not names:
+        raise InputError(f"execution provider: expected one of {available}, got none")
+    return names
+
+
+def _create(path: Path, providers: list[str], threads: int | None) -> Any:
+    import onnxruntime
+
+    from .. import ortops
+
+    options = onnxruntime.SessionOptions()
+    # At the default level every overridable initializer prints a warning.
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = int(threads)
+    ortops.register(options)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise InputError(
+            f"model {path}: expected an ONNX model that ONNX Runtime "
+            f"{onnxruntime.__version__} loads: {one_line(error)}"
+        ) from None
+    if session.get_providers()[0] != providers[0]:
+        raise InputError(
+            f"execution provider {providers[0]} does not start here: "
+            f"ONNX Runtime offers {session.get_providers()} instead"
+        )
+    return session
+
+
+def _shape(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    return tuple(d if isinstance(d, int) and d >= 0 else None for d in shape)
+
+
+def _numpy_type(kind: str, name: str, path: Path) -> np.dtype[Any]:
+    if kind not in _NUMPY_TYPES:
+        raise InputError(
+            f"input {name} of {path}: expected one of {list(_NUMPY_TYPES)}, got {kind}"
+        )
+    return np.dtype(_NUMPY_TYPES[kind])

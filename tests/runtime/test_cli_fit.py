@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`noisystore fit` on simulated results: groups, JSON, text, plots, files that are none."""
+
+import json
+import sqlite3
+
+import pytest
+
+from noisystore.runtime.cli import main
+from noisystore.runtime.midpoint_groups import fit_results
+
+from results_files import write
+
+
+def fit(capsys, *arguments):
+    status = main(["fit", *map(str, arguments), "--json"])
+    out = capsys.readouterr().out
+    return status, json.loads(out)
+
+
+def test_json(tmp_path, capsys):
+    status, (entry,) = fit(capsys, write(tmp_path / "r.sqlite"))
+    assert status == 0
+    assert entry["midpoint"] == pytest.approx(1e-5, rel=0.2)
+    assert entry["interval"][0] < entry["midpoint"] < entry["interval"][1]
+    assert entry["sigma"] == pytest.approx(0.3, rel=0.3)
+    assert entry["half_level"] == pytest.approx(1e-5, rel=0.3)
+    assert entry["axis"] == "log10"
+    assert entry["clean_accuracy"] == pytest.approx(0.85)
+    assert 1e-8 < entry["rate_99"] < 1e-5
+    assert "bound" not in entry
+    assert "limit" not in entry
+    assert entry["covers"] == "noise and images"
+    expected = {"model": "vgg.onnx", "format": "float32", "mask": "all", "images": 300, "trials": 3,
+                "provider": "CPUExecutionProvider", "metric": "accuracy", "directions": "1:1"}
+    assert {key: entry[key] for key in expected} == expected
+
+
+def test_axis_and_confidence(tmp_path, capsys):
+    path = write(tmp_path / "r.sqlite")
+    wide = fit(capsys, path, "--confidence", "0.99")[1][0]["interval"]
+    narrow = fit(capsys, path, "--confidence", "0.5")[1][0]["interval"]
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    assert fit(capsys, path, "--axis", "linear")[1][0]["axis"] == "linear"
+
+
+@pytest.mark.parametrize(("mu", "bound", "limit"), [(2.0, "above", 0.1), (-12.0, "below", 1e-8)])
+def test_no_midpoint_in_the_range(tmp_path, capsys, mu, bound, limit):
+    path = write(tmp_path / "r.sqlite", mu)
+    status, (entry,) = fit(capsys, path)
+    assert status == 0
+    assert entry["midpoint"] is None
+    assert (entry["bound"], entry["limit"]) == (bound, pytest.approx(limit))
+    assert main(["fit", str(path)]) == 0
+    assert f"{bound} {limit:.3g}" in capsys.readouterr().out
+
+
+def test_other_seeds_are_more_trials_and_other_masks_other_curves(tmp_path, capsys):
+    path = tmp_path / "r.sqlite"
+    write(path, seed=0)
+    write(path, seed=1)
+    write(path, -3.0, mask="0x7fffff")
+    write(path, provider="CUDAExecutionProvider")
+    write(path, ratio=0.5, model="vgg.onnx", seed=9)
+    entries = fit(capsys, path)[1]
+    assert len(entries) == 4
+    both = [e for e in entries if e["seeds"] == [0, 1]]
+    assert [e["trials"] for e in both] == [6]
+    assert {e["mask"] for e in entries} == {"all", "0x7fffff"}
+    assert {e["directions"] for e in entries} == {"1:1", "1:0.5"}
+
+
+def test_without_labels_agreement_is_fitted(tmp_path, capsys):
+    entry = fit(capsys, write(tmp_path / "r.sqlite", labels=False))[1][0]
+    assert entry["metric"] == "agreement"
+    assert entry["clean_accuracy"] == 1.0
+    assert entry["midpoint"] is not None
+
+
+def test_rate_zero_is_left_out(tmp_path):
+    path = write(tmp_path / "r.sqlite")
+    write(path, rates=[0.0])
+    assert fit_results(path)[0].fit.rates == 15
+
+
+def test_text_and_plots(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = write(tmp_path / "r.sqlite")
+    write(path, -3.0, mask="0x7fffff")
+    for name in ("a.png", "a.svg"):
+        assert main(["fit", str(path), "--plot", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 1000
+    captured = capsys.readouterr()
+    assert "midpoint" in captured.out
+    assert "mask 0x7fffff" in captured.out
+    assert "wrote" in captured.err
+
+
+def error(capsys, *arguments):
+    """Run a command that must fail as bad input does: one line, no traceback, nothing printed."""
+    status = main([*map(str, arguments)])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.startswith("noisystore: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_files_that_are_no_results(tmp_path, capsys):
+    assert "no such file" in error(capsys, "fit", tmp_path / "missing.sqlite")
+    assert not (tmp_path / "missing.sqlite").exists()
+    assert "directory" in error(capsys, "fit", tmp_path)
+    text = tmp_path / "text.sqlite"
+    text.write_text("x" * 4096)
+    assert "another kind of file" in error(capsys, "fit", text)
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE t (x)")
+    assert "another SQLite database" in error(capsys, "fit", foreign)
+    newer = write(tmp_path / "newer.sqlite")
+    with sqlite3.connect(newer) as database:
+        database.execute("PRAGMA user_version = 99")
+        database.execute("PRAGMA journal_mode = DELETE")
+    assert "schema version 1, got 99" in error(capsys, "fit", newer)
+
+
+def test_results_that_cannot_be_fitted(tmp_path, capsys):
+    empty = write(tmp_path / "empty.sqlite", rates=[])
+    assert "run a sweep first" in error(capsys, "fit", empty)
+    short = write(tmp_path / "short.sqlite", rates=[1e-5, 1e-3])
+    assert "3 distinct rates or more, got 2" in error(capsys, "fit", short)
+    untrained = write(tmp_path / "untrained.sqlite", clean=0.1)
+    assert "more than chance" in error(capsys, "fit", untrained)
+    nameless = write(tmp_path / "nameless.sqlite", classes=None)
+    assert "number of classes" in error(capsys, "fit", nameless)
+
+
+def test_bad_options(tmp_path, capsys):
+    path = write(tmp_path / "r.sqlite")
+    assert "log10" in error(capsys, "fit", path, "--axis", "cubic")
+    assert "between 0 and 1" in error(capsys, "fit", path, "--confidence", "95")
+    assert ".png or .svg" in error(capsys, "fit", path, "--plot", tmp_path / "a.pdf")
+    assert "does not exist" in error(capsys, "fit", path, "--plot", tmp_path / "no" / "a.png")
+    assert "folder" in error(capsys, "fit", path, "--plot", tmp_path)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures: valid PNG and SVG, several curves, sweeps without a midpoint, nothing half-written."""
+
+import sys
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+from noisystore.ortops.errors import InputError
+from noisystore.runtime.midpoint import Points, fit_midpoint
+from noisystore.runtime.midpoint_curve import logistic
+from noisystore.runtime.plot import Curve, describe, mean_and_error, plot_accuracy
+
+pytest.importorskip("matplotlib")
+
+
+def make(mu, label="model", axis="log10"):
+    rate = np.repeat(np.logspace(-8, -1, 15), 2)
+    random = np.random.default_rng(0)
+    correct = random.binomial(500, logistic(np.log10(rate), mu, 0.3, 0.85, 0.1))
+    points = Points(rate, np.tile([0, 1], 15), correct, np.full(30, 500))
+    return Curve(label, points, fit_midpoint(points, clean_accuracy=0.85, classes=10, axis=axis))
+
+
+def test_png(tmp_path):
+    path = plot_accuracy([make(-5)], tmp_path / "a.png", title="A")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_svg_holds_the_figures_words_and_repeats(tmp_path):
+    curves = [make(-5, "first"), make(-3, "second"), make(2, "third")]
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    plot_accuracy(curves, first)
+    plot_accuracy(curves, second)
+    assert first.read_bytes() == second.read_bytes()
+    words = " ".join(xml.etree.ElementTree.parse(first).getroot().itertext())
+    for word in ("first: midpoint", "third: midpoint above 0.1", "bit error rate", "chance 10%"):
+        assert word in words
+
+
+def test_linear_axis(tmp_path):
+    assert plot_accuracy([make(-5, axis="linear")], tmp_path / "a.png").exists()
+
+
+def test_describe():
+    assert describe(make(-5).fit).endswith("× 10⁻⁵") or describe(make(-5).fit).endswith("× 10⁻⁶")
+    assert describe(make(2).fit) == "midpoint above 0.1"
+
+
+def test_error_bars_hold_binomial_error_and_spread():
+    points = Points([0.1, 0.1, 0.2, 0.2], [0, 1, 0, 1], [50, 50, 20, 80], [100] * 4)
+    rate, accuracy, error = mean_and_error(points)
+    np.testing.assert_allclose(rate, [0.1, 0.2])
+    np.testing.assert_allclose(accuracy, [0.5, 0.5])
+    np.testing.assert_allclose(error, [np.sqrt(0.25 / 200), 0.3])
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match=r"ends in \.png or \.svg"):
+        plot_accuracy([make(-5)], tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="at least one curve"):
+        plot_accuracy([], tmp_path / "a.png")
+    with pytest.raises(OSError, match="No such file"):
+        plot_accuracy([make(-5)], tmp_path / "missing" / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+
+    def fail(self, file, **_):
+        with open(file, "wb") as out:
+            out.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="No space"):
+        plot_accuracy([make(-5)], path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"pip install noisystore\[report\]"):
+        plot_accuracy([make(-5)], tmp_path / "a.png")
