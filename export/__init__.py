@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .instrumented import Instrumented, Site, instrument, noise
     from .models import load_model
+    from .networks import load_weights, vgg
     from .onnx_export import Export, export_onnx
     from .torch_op import NoisyStore
     from .training import RECIPES, Epoch, Recipe, Training, accuracy, save_weights, train
-    from .networks import load_weights, vgg
 
 __all__ = [
     "RECIPES",

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .dataflow import Node
+from .kinds import ACTIVATIONS
 
 Match = tuple[str, set[Node]]
 
-_SIMPLE = frozenset(
-    "relu leaky_relu prelu elu selu celu gelu silu mish sigmoid hardsigmoid hardswish tanh "
-    "softplus softsign glu logsigmoid tanhshrink".split()
-)
+#: Kinds that are matched by their operands, not by their name alone.
+_BY_OPERANDS = frozenset({"relu6", "clip"})
 
 
 def match_activation(node: Node) -> Match | None:
@@ -30,7 +29,7 @@ def match_activation(node: Node) -> Match | None:
         Its neutral kind, and the operations inside it, which are no sites of their own when
         nothing else reads them.
     """
-    if node.kind in _SIMPLE:
+    if node.kind in ACTIVATIONS - _BY_OPERANDS:
         return node.kind, set()
     for rule in _RULES.get(node.kind, ()):
         match = rule(node)
@@ -57,7 +56,8 @@ def _constant_operand(node: Node) -> tuple[Node, float] | None:
 
 def _affine_steps(node: Node) -> Iterator[tuple[Node, float, float, set[Node]]]:
     """Yield (x, a, c, interior) with ``node = a*x + c``, peeling one operation at a time."""
-    a, c, interior = 1.0, 0.0, set()
+    a, c = 1.0, 0.0
+    interior: set[Node] = set()
     yield node, a, c, set()
     while True:
         interior.add(node)
@@ -180,10 +180,16 @@ def _logarithm(node: Node) -> Match | None:
     below = _exp_plus_one(x, 1.0)
     if below is not None:
         return "softplus", below[1]
-    inner = match_activation(x)
-    if inner is not None and inner[0] == "sigmoid":
-        return "logsigmoid", inner[1] | {x}
-    return None
+    inside = _sigmoid(x)
+    return ("logsigmoid", inside | {x}) if inside is not None else None
+
+
+def _sigmoid(node: Node) -> set[Node] | None:
+    """Operations inside a sigmoid that ends at this node, or None."""
+    if node.kind == "sigmoid":
+        return set()
+    match = _quotient(node) if node.kind in ("div", "reciprocal") else None
+    return match[1] if match is not None and match[0] == "sigmoid" else None
 
 
 def _tanhshrink(node: Node) -> Match | None:
@@ -213,7 +219,12 @@ def _selection(node: Node) -> Match | None:
     return ("elu" if curved else "leaky_relu"), interior | {test}
 
 
-_ELEMENTWISE = frozenset("add sub mul div neg pow exp expm1 tanh maximum minimum clip relu".split())
+_ELEMENTWISE = frozenset(
+    {
+        *("add", "sub", "mul", "div", "neg", "pow", "exp", "expm1", "tanh"),
+        *("maximum", "minimum", "clip", "relu"),
+    }
+)
 
 
 def _expression(node: Node, x: Node) -> set[Node] | None:
@@ -237,10 +248,12 @@ def _expression(node: Node, x: Node) -> set[Node] | None:
 
 def _factors(node: Node, stop: set[Node]) -> tuple[float, list[Node], set[Node]] | None:
     """Flatten a product into its constant, its tensors and the operations inside."""
-    constant, tensors, interior = 1.0, [], set()
-    pending: list[tuple[Any, bool]] = [(node, True)]
+    constant = 1.0
+    tensors: list[Node] = []
+    interior: set[Node] = set()
+    pending: list[Any] = [node]
     while pending:
-        value, _ = pending.pop()
+        value = pending.pop()
         if isinstance(value, float):
             constant *= value
         elif not isinstance(value, Node):
@@ -249,7 +262,7 @@ def _factors(node: Node, stop: set[Node]) -> tuple[float, list[Node], set[Node]]
             tensors.append(value)
         elif value.kind == "mul":
             interior.add(value)
-            pending += [(v, True) for v in value.inputs]
+            pending += value.inputs
         else:
             top, bottom = value.inputs[:2]
             if not isinstance(bottom, float) or bottom == 0:
@@ -257,7 +270,7 @@ def _factors(node: Node, stop: set[Node]) -> tuple[float, list[Node], set[Node]]
                 continue
             interior.add(value)
             constant /= bottom
-            pending.append((top, True))
+            pending.append(top)
     return constant, tensors, interior - {node}
 
 
@@ -294,37 +307,36 @@ def _gated_halves(node: Node) -> Match | None:
 
 def _gates(gate: Node) -> Iterator[tuple[Node, float, str, set[Node]]]:
     """Yield (x, k, kind, interior): k * x * gate is the activation ``kind`` of x."""
-    inner = match_activation(gate) if gate.kind not in ("mul",) else None
-    if inner is not None and inner[0] == "sigmoid" and gate.kind == "sigmoid":
-        if isinstance(gate.inputs[0], Node):
-            for x, a, c, steps in _affine_steps(gate.inputs[0]):
-                if c == 0 and a > 0:
-                    yield x, 1.0, "silu" if a == 1 else "gelu", steps
-    elif inner is not None and inner[0] == "sigmoid":
+    inside = _sigmoid(gate)
+    if gate.kind == "sigmoid" and isinstance(gate.inputs[0], Node):
+        for x, a, c, steps in _affine_steps(gate.inputs[0]):
+            if c == 0 and a > 0:
+                yield x, 1.0, "silu" if a == 1 else "gelu", steps
+    elif inside is not None:
         below = _exp_plus_one(gate.inputs[-1], -1.0)
         if below is not None:
-            yield below[0], 1.0, "silu", inner[1]
-    elif inner is not None and inner[0] == "hardsigmoid" and gate.kind == "hardsigmoid":
-        if isinstance(gate.inputs[0], Node):
-            yield gate.inputs[0], 1.0, "hardswish", set()
+            yield below[0], 1.0, "silu", inside
+    elif gate.kind == "hardsigmoid" and isinstance(gate.inputs[0], Node):
+        yield gate.inputs[0], 1.0, "hardswish", set()
     bounds = _bounds(gate)
     if bounds is not None and bounds[1] == 0 and bounds[2]:
         for x, a, c, steps in _affine_steps(bounds[0]):
             if a > 0 and c != 0:
                 yield x, 1.0 / bounds[2], "hardswish", steps | bounds[3]
     if gate.kind == "tanh" and isinstance(gate.inputs[0], Node):
-        softplus = match_activation(gate.inputs[0])
-        if softplus is not None and softplus[0] == "softplus":
-            source = gate.inputs[0]
-            if source.kind == "softplus" and isinstance(source.inputs[0], Node):
-                yield source.inputs[0], 1.0, "mish", {source}
-            elif source.kind == "log1p":
-                yield source.inputs[0].inputs[0], 1.0, "mish", softplus[1] | {source}
-            else:
-                below = _exp_plus_one(source.inputs[0], 1.0)
-                if below is not None:
-                    yield below[0], 1.0, "mish", softplus[1] | {source}
+        yield from _mish_gates(gate.inputs[0])
     yield from _gelu_gates(gate)
+
+
+def _mish_gates(curve: Node) -> Iterator[tuple[Node, float, str, set[Node]]]:
+    if curve.kind == "softplus" and isinstance(curve.inputs[0], Node):
+        yield curve.inputs[0], 1.0, "mish", {curve}
+    match = _logarithm(curve) if curve.kind in ("log", "log1p") else None
+    if match is None or match[0] != "softplus":
+        return
+    exponential = next(n for n in match[1] if n.kind == "exp")
+    if isinstance(exponential.inputs[0], Node):
+        yield exponential.inputs[0], 1.0, "mish", match[1] | {curve}
 
 
 def _gelu_gates(gate: Node) -> Iterator[tuple[Node, float, str, set[Node]]]:

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Kind of a node that is a NoisyStore already.
-STORE = "store"
-
 
 @dataclass(frozen=True)
 class Scope:

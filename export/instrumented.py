@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from ..ortops.errors import InputError
-from .dataflow import STORE
+from .kinds import STORE
 from .rows import measure_rows
 from .sites import Choice, Request, find_sites, parse_sites
-from .storage import site_format, word_bits
-from .torch_graph import Trace, dataflow, flatten_args, trace
+from .storage import check_name, site_format, word_bits
+from .torch_graph import Trace, dataflow, flatten_args, is_symbolic, trace
 from .torch_op import NOISE_NAMES, NoisyStore, noise_tensors
 
 
@@ -65,7 +65,7 @@ class Instrumented(nn.Module):
         self._traces: dict[Any, NoisyTrace] = {}
         self._rows: dict[Any, list[int]] = {}
         self._latest: NoisyTrace | None = None
-        self.train(model.training)
+        self.training = model.training
 
     @property
     def sites(self) -> list[Site]:
@@ -160,7 +160,7 @@ def instrument(
     """
     if isinstance(model, Instrumented):
         raise InputError("instrument: the model is instrumented already; pass the original")
-    word_bits(storage_format, torch.float32)
+    check_name(storage_format)
     wrapped = Instrumented(model, parse_sites(sites), storage_format)
     if args is not None:
         wrapped.traced(args if isinstance(args, tuple) else (args,))
@@ -280,7 +280,8 @@ def insert_stores(
                     (node, *inputs, number, format_, 1.0, 0, rows_per_sample),
                 )
             new.meta = dict(node.meta)
-            node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+            for user in [user for user in node.users if user is not new]:
+                user.replace_input_with(node, new)
         records.append(
             Site(
                 site=number,
@@ -309,7 +310,9 @@ def _bound_arguments(node: fx.Node) -> list[Any]:
 
 
 def _length(length: Any) -> int:
-    return int(length.node.hint) if isinstance(length, torch.SymInt) else int(length)
+    """Length of a traced axis; of a symbolic one, that of the example."""
+    known: Any = length.node.hint if isinstance(length, torch.SymInt) else length
+    return int(known)
 
 
 def _rows_by_shape(value: Tensor, batch: int) -> int:
@@ -320,7 +323,8 @@ def _rows_by_shape(value: Tensor, batch: int) -> int:
 def _elements(value: Tensor, batch: int) -> int:
     """Elements per sample of a traced tensor, from the hint of its symbolic batch size."""
     total = math.prod(_length(length) for length in value.shape)
-    return total // batch if total % batch == 0 else total
+    grows = any(is_symbolic(length) for length in value.shape)
+    return total // batch if grows and total % batch == 0 else total
 
 
 def _links(module: fx.GraphModule, model: nn.Module) -> list[tuple[nn.Module, str, nn.Module, str]]:

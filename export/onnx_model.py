@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +28,7 @@ from ..ortops.noise_inputs import (
     sample_index_array,
     seed_array,
 )
+from .files import write_whole
 
 #: Symbolic dimension of the sample indices.
 SAMPLES_DIM = "noise_samples"
@@ -205,23 +204,4 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
         data = model.SerializeToString()
     except Exception as error:
         raise InputError(f"{name}: the model does not fit one ONNX file (2 GiB): {error}") from None
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(
-            dir=os.path.dirname(os.path.abspath(name)),
-            prefix=f".{os.path.basename(name)}.",
-        )
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, name)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise InputError(
-            f"{name}: cannot write the model ({error.strerror}); choose another path"
-        ) from error
+    write_whole(name, data)

@@ -3,80 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ..ortops.errors import InputError
 from .activation_patterns import match_activation
-from .dataflow import STORE, Node, Scope
+from .dataflow import Node, Scope
+from .kinds import ACTIVATIONS, LAYERS, STORE
 
-#: Activation functions, by neutral kind.
-ACTIVATIONS = frozenset(
-    "relu relu6 leaky_relu prelu elu selu celu gelu silu mish sigmoid hardsigmoid hardswish "
-    "tanh softplus clip logsigmoid softsign tanhshrink glu".split()
-)
-#: Layers that are no activation functions, by neutral kind.
-LAYERS = frozenset(
-    "conv batch_norm instance_norm group_norm layer_norm rms_norm local_response_norm "
-    "max_pool avg_pool lp_pool linear".split()
-)
-#: The neutral kind of an ONNX operator of the default domain.
-ONNX_KINDS: Mapping[str, str] = {
-    "Relu": "relu",
-    "LeakyRelu": "leaky_relu",
-    "PRelu": "prelu",
-    "Elu": "elu",
-    "Selu": "selu",
-    "Celu": "celu",
-    "Gelu": "gelu",
-    "Swish": "silu",
-    "Mish": "mish",
-    "Sigmoid": "sigmoid",
-    "HardSigmoid": "hardsigmoid",
-    "HardSwish": "hardswish",
-    "Tanh": "tanh",
-    "Softplus": "softplus",
-    "Softsign": "softsign",
-    "Clip": "clip",
-    "Conv": "conv",
-    "ConvTranspose": "conv",
-    "BatchNormalization": "batch_norm",
-    "InstanceNormalization": "instance_norm",
-    "GroupNormalization": "group_norm",
-    "LayerNormalization": "layer_norm",
-    "RMSNormalization": "rms_norm",
-    "LRN": "local_response_norm",
-    "MaxPool": "max_pool",
-    "GlobalMaxPool": "max_pool",
-    "AveragePool": "avg_pool",
-    "GlobalAveragePool": "avg_pool",
-    "LpPool": "lp_pool",
-    "GlobalLpPool": "lp_pool",
-    "ReduceMean": "mean",
-    "Gemm": "gemm",
-    "MatMul": "matmul",
-    "Add": "add",
-    "Sub": "sub",
-    "Mul": "mul",
-    "Div": "div",
-    "Neg": "neg",
-    "Abs": "abs",
-    "Exp": "exp",
-    "Log": "log",
-    "Erf": "erf",
-    "Pow": "pow",
-    "Reciprocal": "reciprocal",
-    "Max": "maximum",
-    "Min": "minimum",
-    "Where": "where",
-    "Greater": "greater",
-    "GreaterOrEqual": "greater",
-    "Split": "split",
-    "Identity": "identity",
-    "NoisyStore": STORE,
-}
 KEYWORDS = ("activation", "layer", "input")
 VALID_FORMS = (
     "'activation', 'layer', 'input', or a list of these, of torch.nn.Module types and of name "
@@ -134,7 +70,7 @@ def parse_sites(sites: Any) -> Request:
             raise InputError(f"sites: expected {VALID_FORMS}, got an empty string")
     elif isinstance(sites, type):
         items = [sites]
-    elif isinstance(sites, Sequence) or isinstance(sites, (set, frozenset)):
+    elif isinstance(sites, (Sequence, set, frozenset)):
         items = sites
     else:
         raise InputError(f"sites: expected {VALID_FORMS}, got {sites!r}")

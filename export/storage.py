@@ -6,39 +6,42 @@ from __future__ import annotations
 import torch
 
 from ..ortops.errors import InputError
+from ..ortops.formats import ELEMENT_TYPES, STORAGE_FORMATS, check_storage_format
 
-_BITS = {
-    "float16": 16,
-    "bfloat16": 16,
-    "float32": 32,
-    "float64": 64,
-    "float8e4m3fn": 8,
-    "float8e5m2": 8,
-    "int8": 8,
-    "uint8": 8,
-    "int4": 8,
-    "uint4": 8,
-}
 _NAMED = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
-def word_bits(storage_format: str, dtype: torch.dtype) -> int:
-    """Width W of a stored word.
+def check_name(storage_format: str) -> None:
+    """Refuse a format that does not exist.
 
     Raises
     ------
     InputError
-        An unknown format.
+        It does not.
     """
-    if storage_format == "native":
-        return dtype.itemsize * 8
-    if storage_format not in _BITS:
+    if storage_format != "native" and storage_format not in STORAGE_FORMATS:
         raise InputError(
-            f"storage format: expected native, {', '.join(_BITS)}, got {storage_format!r}"
+            f"storage format: expected native, {', '.join(STORAGE_FORMATS)}, got {storage_format!r}"
         )
-    return _BITS[storage_format]
 
 
 def site_format(storage_format: str, dtype: torch.dtype) -> str:
-    """Name the format of a 16-bit float tensor, which ONNX Runtime may hand over as float32."""
+    """Name the format of a site, if a tensor of this type can be stored in it.
+
+    A 16-bit float tensor's own type is named, since ONNX Runtime may hand it over as float32.
+
+    Raises
+    ------
+    InputError
+        The format is unknown, or this version does not store the type in it.
+    """
+    kind = ELEMENT_TYPES.get(str(dtype).removeprefix("torch."))
+    if kind is None:
+        raise InputError(f"a site's tensor must be one of {', '.join(ELEMENT_TYPES)}, got {dtype}")
+    check_storage_format(storage_format, kind)
     return _NAMED.get(dtype, "native") if storage_format == "native" else storage_format
+
+
+def word_bits(storage_format: str, dtype: torch.dtype) -> int:
+    """Width W of a stored word."""
+    return STORAGE_FORMATS.get(storage_format, dtype.itemsize * 8)

@@ -18,51 +18,9 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ..ortops.errors import InputError
-from .dataflow import STORE, Node, Scope
+from .dataflow import Node, Scope
+from .kinds import ATEN_KINDS, FILLED, STORE
 
-#: The neutral kind of an aten operator (in-place forms are made functional before).
-ATEN_KINDS = {
-    **{name: name for name in "relu prelu elu selu celu gelu silu mish sigmoid tanh".split()},
-    **{name: name for name in "softplus hardsigmoid hardswish leaky_relu glu".split()},
-    **{name: name for name in "batch_norm instance_norm group_norm layer_norm rms_norm".split()},
-    **{name: name for name in "linear matmul add sub mul neg abs exp expm1 log log1p".split()},
-    **{name: name for name in "erf pow reciprocal maximum minimum where mean split".split()},
-    **{f"conv{n}d": "conv" for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": "conv" for n in (1, 2, 3)},
-    **{f"{a}max_pool{n}d": "max_pool" for a in ("", "adaptive_") for n in (1, 2, 3)},
-    **{f"max_pool{n}d_with_indices": "max_pool" for n in (1, 2, 3)},
-    **{f"{a}avg_pool{n}d": "avg_pool" for a in ("", "adaptive_") for n in (1, 2, 3)},
-    "convolution": "conv",
-    "_convolution": "conv",
-    "conv_transpose2d": "conv",
-    "native_layer_norm": "layer_norm",
-    "native_batch_norm": "batch_norm",
-    "native_group_norm": "group_norm",
-    "relu6": "clip",
-    "hardtanh": "clip",
-    "clamp": "clip",
-    "clamp_min": "clip",
-    "clamp_max": "clip",
-    "clip": "clip",
-    "log_sigmoid": "logsigmoid",
-    "square": "pow",
-    "mm": "matmul",
-    "addmm": "gemm",
-    "div": "div",
-    "true_divide": "div",
-    "subtract": "sub",
-    "multiply": "mul",
-    "divide": "div",
-    "rsub": "sub",
-    "special_erf": "erf",
-    "gt": "greater",
-    "ge": "greater",
-    "chunk": "split",
-    "split_with_sizes": "split",
-    "tensor_split": "split",
-    **{name: "identity" for name in "dropout alpha_dropout feature_dropout detach alias".split()},
-    **{name: "identity" for name in "contiguous clone feature_alpha_dropout".split()},
-}
 _MULTIPLE = frozenset({"max_pool", "layer_norm", "batch_norm", "group_norm"})
 
 
@@ -202,7 +160,7 @@ def trace(model: nn.Module, args: Any) -> Trace:
     for placeholder, leaf in zip(placeholders, example, strict=True):
         if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:
             continue
-        if isinstance(placeholder.meta["val"].shape[0], int):
+        if not is_symbolic(placeholder.meta["val"].shape[0]):
             raise InputError(
                 f"{type(model).__name__} fixes the batch size to {size} (input "
                 f"{placeholder.name!r}); expected a model that takes any batch size on axis 0"
@@ -212,6 +170,11 @@ def trace(model: nn.Module, args: Any) -> Trace:
     module.recompile()
     out_spec = exported.call_spec.out_spec
     return Trace(module, in_spec, out_spec, example, size)
+
+
+def is_symbolic(length: Any) -> bool:
+    """Say whether a traced length follows the batch size."""
+    return isinstance(length, torch.SymInt) and length.node.maybe_as_int() is None
 
 
 def make_functional(module: fx.GraphModule) -> None:
@@ -309,7 +272,7 @@ def dataflow(module: fx.GraphModule, model: nn.Module) -> list[Node]:
 def _constant(module: fx.GraphModule, fx_node: fx.Node) -> float | None:
     value: Any = operator.attrgetter(str(fx_node.target))(module)
     if isinstance(value, torch.Tensor) and value.numel() == 1 and value.device.type != "meta":
-        return float(value)
+        return float(value.detach())
     return None
 
 
@@ -336,8 +299,10 @@ def _node(fx_node: fx.Node, known: dict[fx.Node, Any], modules: dict[str, nn.Mod
         return Node(kind, tuple(inputs), dynamic=dynamic, **common)
     kind, attrs = _kind(fx_node)
     sources = [known.get(v) for v in fx_node.all_input_nodes]
-    if kind == "identity" and isinstance(inputs[0], Node):
+    if kind == "identity" and isinstance(inputs[0], (Node, float)):
         return inputs[0]
+    if kind in FILLED:
+        return FILLED[kind]
     if kind == "sub" and "rsub" in str(fx_node.target):
         inputs = (inputs[1], inputs[0], *inputs[2:])
     if kind == "gemm":
@@ -373,7 +338,8 @@ def _kind(fx_node: fx.Node) -> tuple[str, dict[str, Any]]:
         return kind, _clip_bounds(name, options)
     if kind == "mean":
         rank = fx_node.args[0].meta["val"].dim()  # type: ignore[union-attr]
-        axes = {a % rank for a in options.get("dim") or ()}
+        dims: Any = options.get("dim")
+        axes = {a % rank for a in dims or ()}
         return kind, {"spatial": rank >= 4 and axes == set(range(2, rank))}
     return kind, {}
 

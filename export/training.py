@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ortops.errors import InputError
+from .checkpoint import restore_checkpoint, run_key, save_checkpoint
+from .files import write_whole
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -148,10 +147,11 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=max(2, settings.epochs * steps), pct_start=0.25
     )
-    run = _run_key(model, settings, seed, images, labels)
+    run = run_key(model, asdict(settings), seed, images, labels)
     done: list[Epoch] = []
     if checkpoint is not None and resume and Path(checkpoint).exists():
-        done = _restore(Path(checkpoint), run, model, optimizer, schedule)
+        saved = restore_checkpoint(Path(checkpoint), run, model, optimizer, schedule)
+        done = [Epoch(**record) for record in saved]
     for epoch in range(len(done), settings.epochs):
         started = time.perf_counter()
         loss = _epoch(model, inputs, targets, scale, settings, seed, epoch, optimizer, schedule)
@@ -164,7 +164,8 @@ def train(
         )
         done.append(record)
         if checkpoint is not None:
-            _save(Path(checkpoint), run, model, optimizer, schedule, done)
+            records = [asdict(e) for e in done]
+            save_checkpoint(Path(checkpoint), run, model, optimizer, schedule, records)
         if progress is not None:
             progress(record)
     model.eval()
@@ -234,7 +235,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], **metadata: Any
     from safetensors.torch import save
 
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    _write(Path(path), save(state, {k: str(v) for k, v in metadata.items()}))
+    write_whole(path, save(state, {k: str(v) for k, v in metadata.items()}))
 
 
 def _own(model: nn.Module) -> Any:
@@ -329,77 +330,3 @@ def _augmented(x: Tensor, settings: Recipe, generator: torch.Generator) -> Tenso
         x = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         x = x.permute(0, 3, 1, 2)
     return x
-
-
-def _run_key(model: nn.Module, settings: Recipe, seed: int, images: Images, labels: Labels) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
-    digest.update(labels.tobytes())
-    shapes = [[name, list(p.shape)] for name, p in model.named_parameters()]
-    described = json.dumps([asdict(settings), seed, shapes, digest.hexdigest()])
-    return hashlib.sha256(described.encode()).hexdigest()
-
-
-def _save(
-    path: Path,
-    run: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    done: list[Epoch],
-) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(
-        {
-            "run": run,
-            "state_dict": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": {
-                k: v for k, v in schedule.state_dict().items() if isinstance(v, (int, float, list))
-            },
-            "epochs": [asdict(e) for e in done],
-        },
-        buffer,
-    )
-    _write(path, buffer.getvalue())
-
-
-def _restore(
-    path: Path,
-    run: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> list[Epoch]:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["run"] != run:
-            raise InputError(
-                f"checkpoint {path} is of another run (network, data, settings or seed); "
-                "choose another path, or start afresh with resume off"
-            )
-        model.load_state_dict(saved["state_dict"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        return [Epoch(**record) for record in saved["epochs"]]
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"checkpoint {path}: expected one written by train, got {type(error).__name__}; "
-            "delete it, or choose another path"
-        ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True) if temporary else None
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error

@@ -213,8 +213,17 @@ def _prepare(
     if out.ctypes.data != x.ctypes.data and np.may_share_memory(out, x):
         raise InputError("out: overlaps x; expected x itself or other memory")
     call, memory = _call(
-        kind.name, x.shape, bit_error_rate, bit_mask, seed, site, sample_index, storage_format,
-        scale, zero_point, rows_per_sample,
+        kind.name,
+        x.shape,
+        bit_error_rate,
+        bit_mask,
+        seed,
+        site,
+        sample_index,
+        storage_format,
+        scale,
+        zero_point,
+        rows_per_sample,
     )
     message = ctypes.create_string_buffer(_MESSAGE_SIZE)
     run = functools.partial(
@@ -274,9 +283,7 @@ def apply(x: npt.NDArray[Any], bit_error_rate: Any, **options: Any) -> npt.NDArr
     return out
 
 
-def prepared_apply(
-    x: npt.NDArray[Any], bit_error_rate: Any, **options: Any
-) -> Callable[[], int]:
+def prepared_apply(x: npt.NDArray[Any], bit_error_rate: Any, **options: Any) -> Callable[[], int]:
     """Prepare `apply` for being called many times, as a benchmark does.
 
     Parameters are those of `apply`.
@@ -327,8 +334,17 @@ def count_flips(
     if word_bits not in _TYPE_OF_WORD:
         raise InputError(f"word_bits: expected 8, 16, 32 or 64, got {word_bits!r}")
     call, memory = _call(
-        _TYPE_OF_WORD[word_bits], [int(n) for n in shape], bit_error_rate, bit_mask, seed, site,
-        sample_index, "native", 1.0, 0, rows_per_sample,
+        _TYPE_OF_WORD[word_bits],
+        [int(n) for n in shape],
+        bit_error_rate,
+        bit_mask,
+        seed,
+        site,
+        sample_index,
+        "native",
+        1.0,
+        0,
+        rows_per_sample,
     )
     if rows_per_sample < -1:
         raise InputError(f"rows_per_sample: expected -1, 0 or more, got {rows_per_sample}")

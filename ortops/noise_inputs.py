@@ -70,9 +70,9 @@ def rate_table(bit_error_rate: Any, sites: int) -> npt.NDArray[np.float64]:
     return np.ascontiguousarray(np.broadcast_to(rates, (sites, 2)))
 
 
-def mask_table(bit_mask: int | Sequence[int] | npt.NDArray[Any] | None, sites: int) -> (
-    npt.NDArray[np.uint64]
-):
+def mask_table(
+    bit_mask: int | Sequence[int] | npt.NDArray[Any] | None, sites: int
+) -> npt.NDArray[np.uint64]:
     """Turn a bit-mask argument into the array that input 2 takes.
 
     Parameters
@@ -93,9 +93,16 @@ def mask_table(bit_mask: int | Sequence[int] | npt.NDArray[Any] | None, sites: i
     """
     if bit_mask is None:
         bit_mask = ALL_BITS
-    values = [bit_mask] * sites if isinstance(bit_mask, (int, np.integer)) else list(bit_mask)
+    if np.ndim(bit_mask) > 1:
+        raise InputError(
+            f"bit mask: expected one integer or {sites} (one a site), got an array "
+            f"of {np.ndim(bit_mask)} axes"
+        )
+    values = [bit_mask] * sites if np.ndim(bit_mask) == 0 else list(bit_mask)  # type: ignore[arg-type]
     if len(values) != sites:
-        raise InputError(f"bit mask: expected one integer or {sites} (one a site), got {len(values)}")
+        raise InputError(
+            f"bit mask: expected one integer or {sites} (one a site), got {len(values)}"
+        )
     for value in values:
         if not isinstance(value, (int, np.integer)) or not 0 <= int(value) <= ALL_BITS:
             raise InputError(f"bit mask: expected an integer from 0 to 2^64-1, got {value!r}")
@@ -109,9 +116,9 @@ def seed_array(seed: int) -> npt.NDArray[np.int64]:
     return np.array([int(seed) & ALL_BITS], dtype=np.uint64).view(np.int64)
 
 
-def sample_index_array(sample_index: int | Sequence[int] | npt.NDArray[Any]) -> (
-    npt.NDArray[np.int64]
-):
+def sample_index_array(
+    sample_index: int | Sequence[int] | npt.NDArray[Any],
+) -> npt.NDArray[np.int64]:
     """Turn a sample index, or one a sample, into the int64 [1] or [N] that input 4 takes."""
     values = np.asarray(sample_index)
     if values.ndim > 1 or values.size == 0 or not np.issubdtype(values.dtype, np.integer):

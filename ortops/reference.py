@@ -18,9 +18,7 @@ _SHIFT = np.uint64(32)
 DENSE_RATE = 1 / 32
 
 
-def philox4x32(
-    counter: npt.NDArray[np.uint64], key: tuple[int, int]
-) -> npt.NDArray[np.uint64]:
+def philox4x32(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray[np.uint64]:
     """Philox4x32-10 (Salmon et al. 2011).
 
     Parameters
@@ -82,9 +80,32 @@ def sparse_plan(p: float, k: int) -> Plan:
     return Plan(m, n, [_fraction64(x) for x in s[1:]])
 
 
+class _Stream:
+    """The words w0 w1 w2 ... of one block."""
+
+    def __init__(self, key: tuple[int, int], block: int, site: int, sample: int):
+        self._key, self._counter = key, (block, site, sample)
+        self._words: list[int] = []
+        self._used = 0
+
+    def next(self) -> int:
+        if self._used == len(self._words):
+            counter = np.array([self._used // 4, *self._counter], dtype=np.uint64)
+            self._words.extend(int(word) for word in philox4x32(counter, self._key))
+        self._used += 1
+        return self._words[self._used - 1]
+
+    def next64(self) -> int:
+        return self.next() | self.next() << 32
+
+
 def _sparse_flips(
-    words: npt.NDArray[np.uint64], bits: list[int], rates: tuple[float, float],
-    key: tuple[int, int], site: int, sample: int,
+    words: npt.NDArray[np.uint64],
+    bits: list[int],
+    rates: tuple[float, float],
+    key: tuple[int, int],
+    site: int,
+    sample: int,
 ) -> npt.NDArray[np.uint64]:
     """Flip masks of one sample's words."""
     flips = np.zeros_like(words)
@@ -92,27 +113,17 @@ def _sparse_flips(
     plan = sparse_plan(p, k)
     keep = [None if rate == p else _fraction64(rate / p) for rate in rates]
     for block in range(-(-len(words) >> plan.m) if len(words) else 0):
-        stream: list[int] = []
-        used = 0
-
-        def next_word() -> int:
-            nonlocal used
-            if used == len(stream):
-                counter = np.array([used // 4, block, site, sample], dtype=np.uint64)  # noqa: B023
-                stream.extend(int(w) for w in philox4x32(counter, key))  # noqa: B023
-            used += 1
-            return stream[used - 1]  # noqa: B023
-
-        u = next_word() | next_word() << 32
+        stream = _Stream(key, block, site, sample)
+        u = stream.next64()
         count = sum(u < t for t in plan.thresholds)
         had: set[int] = set()
         while len(had) < count:
-            v = next_word() * plan.n
+            v = stream.next() * plan.n
             position = v >> 32
             if v % 2**32 < 2**32 % plan.n or position in had:
                 continue
             had.add(position)
-            a = 0 if rates[0] == rates[1] else next_word() | next_word() << 32
+            a = 0 if rates[0] == rates[1] else stream.next64()
             element = (block << plan.m) + position // k
             bit = bits[position % k]
             if element >= len(words):
@@ -124,8 +135,13 @@ def _sparse_flips(
 
 
 def _dense_flips(
-    words: npt.NDArray[np.uint64], word_bits: int, bits: list[int], rates: tuple[float, float],
-    key: tuple[int, int], site: int, sample: int,
+    words: npt.NDArray[np.uint64],
+    word_bits: int,
+    bits: list[int],
+    rates: tuple[float, float],
+    key: tuple[int, int],
+    site: int,
+    sample: int,
 ) -> npt.NDArray[np.uint64]:
     """Flip masks of one sample's words."""
     thresholds = [min(_fraction64(rate), 1 << 64) for rate in rates]
@@ -135,9 +151,7 @@ def _dense_flips(
     stored = np.pad(stored, (0, groups * 128 - len(stored)))
     noisy = np.zeros(word_bits, dtype=bool)
     noisy[bits] = True
-    undecided = np.pad(
-        np.tile(noisy, len(words)), (0, groups * 128 - len(words) * word_bits)
-    )
+    undecided = np.pad(np.tile(noisy, len(words)), (0, groups * 128 - len(words) * word_bits))
     flips = np.zeros(groups * 128, dtype=bool)
     # The threshold of a lane, digit by digit; 2^64 stands above every fraction.
     above = [t == 1 << 64 for t in thresholds]
@@ -163,8 +177,13 @@ def _dense_flips(
 
 
 def flip_words(
-    words: npt.NDArray[np.uint64], word_bits: int, bit_error_rate: tuple[float, float],
-    bit_mask: int, seed: int, site: int, sample: int,
+    words: npt.NDArray[np.uint64],
+    word_bits: int,
+    bit_error_rate: tuple[float, float],
+    bit_mask: int,
+    seed: int,
+    site: int,
+    sample: int,
 ) -> npt.NDArray[np.uint64]:
     """Flip the stored words of one sample.
 
@@ -238,8 +257,13 @@ def apply(
     flipped = np.stack(
         [
             flip_words(
-                words[row], kind.word_bits, (float(rate[0]), float(rate[1])), mask,
-                int(seed_array(seed)[0]), site, int(indices[row]) & 0xFFFFFFFF,
+                words[row],
+                kind.word_bits,
+                (float(rate[0]), float(rate[1])),
+                mask,
+                int(seed_array(seed)[0]),
+                site,
+                int(indices[row]) & 0xFFFFFFFF,
             )
             for row in range(samples)
         ]

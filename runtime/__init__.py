@@ -3,32 +3,27 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from .results import Results
+from .session import NoisySession
+
+# At once, not when first used: importing the module would put it in the function's place.
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from .midpoint import fit_midpoint
-    from .results import Results
-    from .session import NoisySession
-    from .sweep import sweep
 
 __all__ = ["NoisySession", "Results", "fit_midpoint", "sweep"]
 
-_HOMES = {
-    "NoisySession": "session",
-    "Results": "results",
-    "fit_midpoint": "midpoint",
-    "sweep": "sweep",
-}
-
 
 def __getattr__(name: str) -> Any:
-    # Boards start slowly: SciPy and ONNX Runtime are imported by what needs them.
-    if name not in _HOMES:
+    # Boards start slowly: SciPy is imported by what needs it, as is ONNX Runtime.
+    if name != "fit_midpoint":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    from .midpoint import fit_midpoint
+
+    return fit_midpoint
 
 
 def __dir__() -> list[str]:

@@ -49,7 +49,8 @@ def bench_operator(*, quick: bool = False, elements: int = ELEMENTS) -> dict[str
     """
     from .. import ortops
 
-    values = np.random.default_rng(1).standard_normal(elements).astype(np.float32)
+    # One sample: axis 0 runs over the batch.
+    values = np.random.default_rng(1).standard_normal((1, elements)).astype(np.float32)
     copy = np.empty_like(values)
     memmove = functools.partial(ctypes.memmove, copy.ctypes.data, values.ctypes.data)
     work: dict[Any, list[Callable[[], Any]]] = {
@@ -227,19 +228,32 @@ def _harness(session: Any, data: Any, batch: int, quick: bool) -> dict[str, floa
     }
 
 
-def import_seconds(*, quick: bool = False) -> float:
-    """Median seconds of ``import noisystore.runtime`` in a fresh process (Python's start aside)."""
+def import_seconds(*, quick: bool = False) -> dict[str, float]:
+    """Median seconds of imports in fresh processes, Python's start aside.
+
+    Returns
+    -------
+    dict
+        ``package``: ``import noisystore.runtime``, whose names load at their first use;
+        ``all``: all its public names and ONNX Runtime.
+    """
+    statements = {
+        "package": "import noisystore.runtime",
+        "all": "from noisystore.runtime import *; import onnxruntime",
+    }
+    return {
+        name: _seconds_in_a_process(text, 3 if quick else 7) for name, text in statements.items()
+    }
+
+
+def _seconds_in_a_process(statement: str, rounds: int) -> float:
     code = (
-        "import time; start = time.perf_counter(); import noisystore.runtime; "
-        "print(time.perf_counter() - start)"
+        f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     )
+    command = [sys.executable, "-c", code]
     times = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for _ in range(3 if quick else 7)
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(rounds)
     ]
     return statistics.median(times)
 
@@ -254,4 +268,11 @@ def machine() -> dict[str, Any]:
     except OSError:
         pass
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": name, "cores": os.cpu_count(), "load": load}
+    from ..ortops import instruction_set
+
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "instruction_set": instruction_set(),
+        "load": load,
+    }

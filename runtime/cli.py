@@ -116,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(args.run(args))
         sys.stdout.flush()
         return status
+    except SystemExit as done:
+        return int(done.code or 0)
     except InputError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     except KeyboardInterrupt as error:
@@ -123,15 +125,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = str(error) or f"interrupted: {getattr(args, 'kept', 'nothing was written')}"
         return _fail(said, 128 + getattr(error, "signal", signal.SIGINT), "noisystore: ")
     except BrokenPipeError:
-        # What Python still holds for standard output would fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return EXIT_PIPE
     except OSError as error:
+        _drop_output()
         reason = error.strerror or str(error)
         where = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
         return _fail(f"{where}{reason}", EXIT_BAD_INPUT)
     except MemoryError:
         return _fail("out of memory: fewer images at a time may do (--batch-size)", EXIT_BAD_INPUT)
+
+
+def _drop_output() -> None:
+    """Let go of a standard output that cannot be written: Python would fail on it again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int, prefix: str = "noisystore: error: ") -> int:

@@ -75,6 +75,8 @@ def _read_binary(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
 def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     try:
         record = _Reader(io.BytesIO(_bytes(path)), encoding="bytes").load()
+        if isinstance(record, dict):
+            record = {_text(key): _plain(value) for key, value in record.items()}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:
@@ -84,12 +86,7 @@ def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
         ) from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a dictionary, got {type(record).__name__}")
-    record = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in record.items()}
     pixels, labels = record.get("data"), record.get("labels")
-    if isinstance(pixels, _Array):
-        pixels = pixels.value()
-    if isinstance(labels, _Array):
-        labels = labels.value()
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or labels is None:
         raise InputError(f"{path}: expected the keys data (bytes) and labels, got {list(record)}")
     labels = np.asarray(labels)
@@ -105,8 +102,18 @@ def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
     return pixels, labels
 
 
+def _text(key: Any) -> Any:
+    return key.decode("latin1") if isinstance(key, bytes) else key
+
+
+def _plain(value: Any) -> Any:
+    return value.value() if isinstance(value, _Array) else value
+
+
 def _bytes(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: expected a file")
         size = path.stat().st_size
         if size > _MOST_BYTES:
             raise InputError(f"{path}: expected at most {_MOST_BYTES} bytes, got {size}")

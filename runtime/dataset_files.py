@@ -29,6 +29,8 @@ def read_npz(path: Path, split: str) -> Dataset:
         It is missing or damaged, needs pickle, or would not fit in memory.
     """
     del split
+    if path.exists() and not path.is_file():
+        raise InputError(f"data set npz:{path}: expected a file")
     try:
         with zipfile.ZipFile(path) as archive:
             images = _member(archive, path, ("x", "images"))
@@ -36,7 +38,7 @@ def read_npz(path: Path, split: str) -> Dataset:
             found = archive.namelist()
     except OSError as error:
         raise InputError(f"data set npz:{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -143,7 +143,7 @@ def top_k(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64], k: int) -> np
     """
     if k >= logits.shape[1]:
         return np.ones(len(labels), dtype=bool)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    own = logits[np.arange(len(labels)), labels][:, None]
     first = np.arange(logits.shape[1]) < labels[:, None]
     ahead = (logits > own) | ((logits == own) & first)
     if logits.dtype.kind == "f":

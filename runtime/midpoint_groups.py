@@ -58,7 +58,7 @@ class Group:
         mask = self.keys["mask"]
         parts = [
             self.keys["model"],
-            self.keys["format"],
+            "" if self.keys["format"] == "native" else self.keys["format"],
             "" if mask == "all" else f"mask {mask}",
             "" if self.keys["directions"] == "1:1" else f"p01:p10 {self.keys['directions']}",
         ]
@@ -160,6 +160,6 @@ def _clean_bits(rows: list[dict[str, Any]]) -> npt.NDArray[np.bool_] | None:
     correct, agree = _unpacked(rows, "correct_bits"), _unpacked(rows, "agree_bits")
     if correct is None or agree is None or not agree.any(axis=0).all():
         return None
-    clean: npt.NDArray[np.bool_] = (correct & agree).any(axis=0)
+    clean = np.asarray((correct & agree).any(axis=0))
     expected = round(rows[0]["clean_accuracy"] * rows[0]["images"])
     return clean if int(clean.sum()) == expected else None

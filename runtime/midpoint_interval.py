@@ -38,7 +38,9 @@ class Cells:
 
     def total(self, values: Array) -> Array:
         """Sum of `values` [P] at each rate, [R]."""
-        return np.bincount(self.at, weights=values, minlength=len(self.rate))
+        sums: Array = np.zeros(len(self.rate))
+        np.add.at(sums, self.at, values)
+        return sums
 
     @property
     def trials(self) -> Array:
@@ -112,13 +114,18 @@ def standard_errors(cells: Cells, solution: Solution) -> Errors:
     squared = solution.influence**2
     expected = squared @ binomial
     dispersion, degrees = _dispersion(cells, solution, binomial, images)
+    measured = max(dispersion, 1.0)
     if cells.bits is None:
-        variance = expected * max(dispersion, 1.0)
-    else:
-        within = _between_trials_of_one_image(cells)
-        common = np.maximum(dispersion * expected - squared @ within, 0.0)
-        variance = _image_variance(cells, solution) + common
-    return Errors(np.sqrt(variance), degrees if dispersion > 1 else np.inf, max(dispersion, 1.0))
+        return Errors(np.sqrt(expected * measured), degrees if dispersion > 1 else np.inf, measured)
+    drawn = _image_variance(cells, solution)
+    within = squared @ _between_trials_of_one_image(cells)
+    common = np.maximum(dispersion * expected - within, 0.0)
+    # Satterthwaite's degrees of freedom of the sum, as far as mu is concerned.
+    spare = drawn[0] ** 2 / (cells.bits.shape[1] - 1)
+    if common[0] > 0:
+        spare += (dispersion * expected[0]) ** 2 / degrees
+    total = drawn + common
+    return Errors(np.sqrt(total), total[0] ** 2 / spare if spare > 0 else np.inf, measured)
 
 
 def _dispersion(

@@ -66,7 +66,7 @@ def model_sha256(path: str | os.PathLike[str]) -> str:
 
 def external_files(path: Path) -> list[str]:
     """Return the names, relative to the model, of the files that hold initializers."""
-    names = set()
+    names: set[str] = set()
     try:
         with memoryview(path.read_bytes()) as data:
             for graph in _messages(data, _GRAPH):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from typing import TextIO
@@ -87,6 +86,8 @@ class Progress:
             part for part in (f"{self._point}/{self._points} points", self._text, left) if part
         )
         if self._terminal:
+            import shutil
+
             width = shutil.get_terminal_size().columns - 1
             full = int(share * 20)
             line = f"[{'#' * full}{'.' * (20 - full)}] {line}"[:width]

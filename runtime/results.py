@@ -289,7 +289,7 @@ class Results:
             # Busy: another process, which is making the file just now, does the same.
             with suppress(sqlite3.OperationalError):
                 self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("ROLLBACK")
 
@@ -305,8 +305,8 @@ class Results:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:

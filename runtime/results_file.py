@@ -65,6 +65,8 @@ def check_file(path: Path, readonly: bool) -> bool:
     """
     if path.is_dir():
         raise InputError(f"results file {path}: expected a file, got a directory")
+    if path.exists() and not path.is_file():
+        raise InputError(f"results file {path}: expected a file, got a device or a pipe")
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -101,21 +103,30 @@ def connect(path: Path, readonly: bool) -> sqlite3.Connection:
     """Open an SQLite file, in autocommit mode, to write it or for reading only."""
     name = path.absolute().as_uri()
     options: dict[str, Any] = {"uri": True, "timeout": BUSY_SECONDS, "isolation_level": None}
-    try:
-        if not readonly:
-            return sqlite3.connect(f"{name}?mode=rwc", **options)
-        database = sqlite3.connect(f"{name}?mode=ro", **options)
+    if not readonly:
         try:
+            return sqlite3.connect(f"{name}?mode=rwc", **options)
+        except sqlite3.Error as error:
+            raise InputError(explain(path, error)) from None
+    # A connection that may write tidies the write-ahead log away at its end; where that is not
+    # allowed, one that may not; and in a read-only directory only as a file that nobody writes.
+    reason: sqlite3.Error | None = None
+    for mode in ("mode=rw", "mode=ro", "immutable=1"):
+        if mode == "immutable=1" and Path(f"{path}-wal").exists():
+            break
+        try:
+            database = sqlite3.connect(f"{name}?{mode}", **options)
+        except sqlite3.Error as error:
+            reason = error
+            continue
+        try:
+            database.execute("PRAGMA query_only = ON")
             database.execute("SELECT COUNT(*) FROM points")
-        except sqlite3.OperationalError:
+            return database
+        except sqlite3.Error as error:
+            reason = error
             database.close()
-            if Path(f"{path}-wal").exists():
-                raise
-            # In a read-only directory a file in WAL mode opens only as one that nobody writes.
-            database = sqlite3.connect(f"{name}?immutable=1", **options)
-        return database
-    except sqlite3.Error as error:
-        raise InputError(explain(path, error)) from None
+    raise InputError(explain(path, reason or sqlite3.OperationalError("unable to open")))
 
 
 def explain(path: Path | None, error: sqlite3.Error) -> str:

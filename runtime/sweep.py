@@ -175,7 +175,7 @@ def sweep(
             bit_mask,
             mask_name,
             int(seed),
-            metric_name or (getattr(metric, "__name__", "metric") if metric else ""),
+            "" if metric is None else str(metric_name or getattr(metric, "__name__", "metric")),
             skip_clean,
         )
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]

@@ -31,6 +31,7 @@ bool geometry(const noisystore_call& in, Call& call, Message& message) {
           static_cast<long long>(rows), static_cast<long long>(in.rows_per_sample));
     }
     call.samples = static_cast<std::uint64_t>(rows / in.rows_per_sample);
+    if (call.samples >> 32 != 0) return message.set("X: has 2^32 samples or more");
   }
   call.elements = call.samples == 0 ? 0 : total / call.samples;
   return true;

@@ -31,7 +31,7 @@ struct Sampler {
   std::uint32_t block_log2;
   std::uint32_t block_bits;
   std::uint32_t reject_below;    // 2^32 mod n
-  std::uint64_t divide_by_k;     // ceil(2^40 / k): x / k == x * divide_by_k >> 40 for x < 2^21
+  std::uint64_t divide_by_k;     // ceil(2^40 / k): x / k == x * divide_by_k >> 40 for x < 2^25
   std::uint64_t keep[2];         // [bit]: a candidate on that bit stands if a < keep[bit] ...
   bool keep_always[2];           // ... or always, where the bit's rate is the larger one
   int max_flips;                 // L

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -100,6 +101,16 @@ def check_plot(path: str | None) -> None:
     check_output(path)
     check_format(path)
     check_matplotlib()
+
+
+def require(modules: Sequence[str], extra: str) -> None:
+    """Raise InputError that names the extra to install unless all modules are there."""
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"this command needs {name}, which is not installed: "
+                f"pip install noisystore[{extra}]"
+            )
 
 
 def print_json(value: Any) -> None:

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ...ortops.errors import InputError
-from .common import bounded, check_output, positive, print_json
+from .common import bounded, check_output, positive, print_json, require
 
 HELP = "export a PyTorch model to ONNX with noisy memory sites"
 DESCRIPTION = """\
 Export a model with a NoisyStore operator at every site. With all rates 0, the default, the file
 computes what the model computes; `noisystore sweep` sets the rates."""
 EXAMPLE = "noisystore export vgg-a --weights vgg-a.safetensors --sites activation -o vgg-a.onnx"
+
+#: What `noisystore.export` imports.
+EXPORT_MODULES = ("torch", "onnx", "onnxscript", "safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--sites: expected activation, layer, input or patterns, got {args.sites!r}"
         )
-    export = import_export()
+    require(EXPORT_MODULES, "export")
+    from ... import export
+
     options = {
         name: value
         for name, value in (("width", args.width), ("classes", args.classes))
@@ -94,16 +98,3 @@ def run(args: argparse.Namespace) -> int:
             "bits per sample"
         )
     return 0
-
-
-def import_export() -> Any:
-    """Import `noisystore.export`, or say how to install what it needs."""
-    try:
-        import torch  # noqa: F401
-
-        from ... import export
-    except ImportError as error:
-        raise InputError(
-            f"this command needs PyTorch and onnx ({error}): pip install noisystore[export]"
-        ) from None
-    return export

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .common import print_json, rate, table
 
 if TYPE_CHECKING:
-    from ..session import NoisySession
+    pass
 
 HELP = "list the noisy memory sites of an annotated ONNX graph"
 DESCRIPTION = """\
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
     else:
-        print(text(result, session))
+        print(text(result))
     return 0
 
 
@@ -75,7 +75,7 @@ def describe(site: Any, bit_error_rate: float) -> dict[str, Any]:
     }
 
 
-def text(result: dict[str, Any], session: NoisySession) -> str:
+def text(result: dict[str, Any]) -> str:
     """Table of the sites, for people."""
     head = [
         "site",

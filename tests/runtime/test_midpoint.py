@@ -286,12 +286,12 @@ def images_and_noise(random, mu, *, images=300, trials=3):
     )
 
 
-def test_coverage_over_the_choice_of_images():
-    random = np.random.default_rng(3)
+def coverage_of_images(repetitions, seed, **options):
+    random = np.random.default_rng(seed)
     with_bits = without = 0
-    for _ in range(200):
+    for _ in range(repetitions):
         mu = -5.0 + random.uniform(-0.125, 0.125)
-        points = images_and_noise(random, mu)
+        points = images_and_noise(random, mu, **options)
         plain = Points(points.rate, points.trial, points.correct, points.images)
         clean = points.clean_bits.mean()
         result = fit(points, clean_accuracy=clean)
@@ -300,5 +300,17 @@ def test_coverage_over_the_choice_of_images():
         result = fit(plain, clean_accuracy=clean)
         assert result.covers == "noise"
         without += result.interval[0] <= 10**mu <= result.interval[1]
-    assert with_bits / 200 >= 0.89
+    return with_bits / repetitions, without / repetitions
+
+
+def test_coverage_over_the_choice_of_images():
+    with_bits, without = coverage_of_images(200, 3)
+    assert 0.89 <= with_bits <= 0.995
     assert without < with_bits
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("trials", [1, 2, 5])
+def test_coverage_over_the_choice_of_images_long(trials):
+    with_bits, _ = coverage_of_images(3000, 4, images=400, trials=trials)
+    assert 0.93 <= with_bits <= 0.975

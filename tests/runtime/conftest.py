@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small annotated models and data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from noisystore.ortops import noise_inputs
+from noisystore.runtime.dataset import Dataset
+from onnx import TensorProto, helper, numpy_helper
+
+CLASSES = 10
+
+
+def _record(site: int, name: str, elements: int, rows_per_sample: int) -> dict[str, Any]:
+    return {
+        "site": site,
+        "name": name,
+        "kind": "weight" if rows_per_sample == 0 else "activation",
+        "storage_format": "native",
+        "elements": elements,
+        "bits_per_word": 32,
+        "rows_per_sample": rows_per_sample,
+        "op": "Relu",
+    }
+
+
+def build_model(
+    path: Path,
+    *,
+    batch: int | str = "N",
+    last_rows: int = 1,
+    noisy_weight: bool = False,
+    metadata: dict[str, str | None] | None = None,
+    without_input: str | None = None,
+    two_outputs: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write x [N, 1, 6, 6] -> Conv, Relu, site 0 -> Gemm, Relu, site 1 -> Gemm -> logits [N, 10].
+
+    `last_rows` is rows_per_sample of site 1; `noisy_weight` adds site 2 on the last weight.
+    """
+    rng = np.random.default_rng(seed)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        values = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+        return numpy_helper.from_array(values, name)
+
+    def store(x: str, site: int, rows: int = 1) -> onnx.NodeProto:
+        return helper.make_node(
+            "NoisyStore",
+            [x, *noise_inputs.NOISE_INPUTS],
+            [f"{x}.read"],
+            domain="noisystore",
+            site=site,
+            rows_per_sample=rows,
+        )
+
+    count = 3 if noisy_weight else 2
+    records = [_record(0, "conv", 8 * 16, 1), _record(1, "hidden", 24, last_rows)]
+    records += [_record(2, "w2", CLASSES * 24, 0)] if noisy_weight else []
+    initializers = [weight("w0", 8, 1, 3, 3), weight("w1", 24, 128), weight("w2", CLASSES, 24)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        store("r", 0),
+        helper.make_node("Flatten", ["r.read"], ["f"]),
+        helper.make_node("Gemm", ["f", "w1"], ["g"], transB=1),
+        helper.make_node("Relu", ["g"], ["h"]),
+        store("h", 1, last_rows),
+    ]
+    if noisy_weight:
+        nodes.append(store("w2", 2, 0))
+    last = "w2.read" if noisy_weight else "w2"
+    nodes.append(helper.make_node("Gemm", ["h.read", last], ["logits"], transB=1))
+    noise = {
+        noise_inputs.BIT_ERROR_RATE: (np.zeros((count, 2)), [count, 2]),
+        noise_inputs.BIT_MASK: (np.full(count, noise_inputs.ALL_BITS, np.uint64), [count]),
+        noise_inputs.SEED: (np.zeros(1, np.int64), [1]),
+        noise_inputs.SAMPLE_INDEX: (np.zeros(1, np.int64), ["noise_samples"]),
+    }
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, 6, 6])]
+    for name, (default, shape) in noise.items():
+        initializers.append(numpy_helper.from_array(default, name))
+        if name != without_input:
+            kind = helper.np_dtype_to_tensor_dtype(default.dtype)
+            inputs.append(helper.make_tensor_value_info(name, kind, shape))
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])]
+    if two_outputs:
+        outputs.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [batch, 24]))
+    graph = helper.make_graph(nodes, "small", inputs, outputs, initializers)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("noisystore", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    texts: dict[str, str | None] = {
+        noise_inputs.SITES_KEY: json.dumps(records),
+        noise_inputs.NOISE_MODEL_KEY: noise_inputs.NOISE_MODEL,
+        **(metadata or {}),
+    }
+    helper.set_model_props(model, {key: text for key, text in texts.items() if text is not None})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    return build_model
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_model(tmp_path_factory.mktemp("model") / "small.onnx")
+
+
+@pytest.fixture(scope="session")
+def small_data(model_path: Path) -> Dataset:
+    """157 images whose labels are the model's own predictions, but for every eighth."""
+    from noisystore.runtime import NoisySession
+
+    images = np.random.default_rng(1).normal(size=(157, 1, 6, 6)).astype(np.float32)
+    labels = NoisySession(model_path, threads=1).run(images).argmax(1)
+    labels[::8] = (labels[::8] + 1) % CLASSES
+    return Dataset("small/test", images, labels)
+
+
+@pytest.fixture(scope="session")
+def small_npz(small_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, x=small_data.images, y=small_data.labels)
+    return path

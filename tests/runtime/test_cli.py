@@ -1,0 +1,566 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: help, versions, exit statuses, and the way from training to a sweep."""
+
+import json
+import os
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from noisystore.ortops.errors import InputError
+from noisystore.runtime import cli
+from noisystore.runtime.cli import COMMANDS, build_parser, main
+
+PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
+
+
+def run(*arguments, **options):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+@pytest.fixture
+def ok(capsys):
+    """Run a command in this process and return its JSON."""
+
+    def call(*arguments):
+        status = main([*map(str, arguments), "--json"])
+        captured = capsys.readouterr()
+        assert status == 0, captured.err
+        return json.loads(captured.out)
+
+    return call
+
+
+@pytest.fixture
+def error(capsys):
+    """Run a command that must fail as bad input does: one line, no traceback, nothing printed."""
+
+    def call(*arguments):
+        status = main([*map(str, arguments)])
+        captured = capsys.readouterr()
+        lines = [line for line in captured.err.splitlines() if "points" not in line.split(" ")[1:2]]
+        assert status == 2
+        assert captured.out == ""
+        assert lines[-1].startswith("noisystore: error: ")
+        assert "Traceback" not in captured.err
+        return lines[-1]
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A very narrow VGG-A trained for a moment on the digits, and exported."""
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("model")
+    weights, path = folder / "w.safetensors", folder / "model.onnx"
+    assert (
+        main(
+            [
+                "train",
+                "vgg-a",
+                "--data",
+                "digits",
+                "--width",
+                "0.0625",
+                "--epochs",
+                "2",
+                "-o",
+                str(weights),
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(["export", "vgg-a", "--width", "0.0625", "--weights", str(weights), "-o", str(path)])
+        == 0
+    )
+    return path
+
+
+# Help, versions, start
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"\n    {name} " in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_that_parses(name, capsys):
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    example = out.split("example:\n", 1)[1].strip()
+    words = shlex.split(example)
+    assert words[:2] == ["noisystore", name]
+    args = build_parser().parse_args([*words[1:], "--json"])
+    assert args.command == name
+    assert args.json is True
+    for option in out.split():
+        assert option != "--json" or "standard output" in out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    words = capsys.readouterr().out.split()
+    assert words[0] == "noisystore"
+    assert "noise model 1" in " ".join(words)
+
+
+def test_help_starts_fast_without_heavy_modules():
+    code = (
+        "import sys; from noisystore.runtime.cli import main; main(['--help']); "
+        "print([m for m in ('torch', 'onnxruntime', 'onnx', 'matplotlib', 'scipy') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_process_reports_bad_input_in_one_line():
+    result = run("fit", "missing.sqlite")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("noisystore: error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a command"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["fit"], "required: FILE.sqlite"),
+        (["fit", "a", "b"], "unrecognized arguments: b"),
+        (["fit", "a", "--ax", "linear"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_usage(error, arguments, message):
+    line = error(*arguments)
+    assert message in line
+    assert "--help)" in line
+
+
+# From training to a sweep
+
+
+def test_train(tmp_path, ok, capsys):
+    pytest.importorskip("torch")
+    path = tmp_path / "w.safetensors"
+    result = ok(
+        "train", "vgg-a", "--data", "digits", "--width", "0.03", "--epochs", "1", "-o", path
+    )
+    assert result["path"] == str(path)
+    assert 0 <= result["clean_accuracy"] <= 1
+    assert result["images"] == 500
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+    assert (
+        main(
+            [
+                "train",
+                "vgg-a",
+                "--data",
+                "digits",
+                "--width",
+                "0.03",
+                "--epochs",
+                "1",
+                "-o",
+                str(path),
+            ]
+        )
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert f"clean accuracy {result['clean_accuracy']:.4f}" in captured.out
+    assert "epoch 1/1" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["vgg-z", "--data", "digits"], "invalid choice: 'vgg-z'"),
+        (["vgg-a", "--data", "mnist"], "digits or cifar10:DIR, got 'mnist'"),
+        (["vgg-a", "--data", "cifar10:missing"], "missing"),
+        (["vgg-a", "--data", "digits", "--width", "0"], "between 0 and 64, got '0'"),
+        (["vgg-a", "--data", "digits", "--width", "nan"], "got 'nan'"),
+        (["vgg-a", "--data", "digits", "--epochs", "0"], "1 or more, got '0'"),
+        (["vgg-a", "--data", "digits", "--lr", "-1"], "between 0 and 100"),
+        (["vgg-a", "--data", "digits", "--seed", "x"], "expected an integer, got 'x'"),
+        (["vgg-a", "--data", "digits", "--resume"], "there is no checkpoint"),
+    ],
+)
+def test_train_with_bad_input(tmp_path, error, options, message):
+    pytest.importorskip("torch")
+    assert message in error("train", *options, "-o", tmp_path / "w.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_interrupted_and_resumed(tmp_path, ok, capsys, monkeypatch):
+    pytest.importorskip("torch")
+    from noisystore.runtime.commands import train as command
+
+    options = ["train", "vgg-a", "--data", "digits", "--width", "0.03", "--epochs", "2", "-o"]
+    whole = ok(*options, tmp_path / "whole.safetensors")
+
+    def stop(text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "progress", stop)
+    assert main([*options, str(tmp_path / "w.safetensors")]) == 130
+    assert "interrupted: 1 of 2 epochs are kept in" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert not (tmp_path / "w.safetensors").exists()
+    resumed = ok(*options, tmp_path / "w.safetensors", "--resume")
+    assert resumed["clean_accuracy"] == whole["clean_accuracy"]
+    first, second = (tmp_path / name for name in ("whole.safetensors", "w.safetensors"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_export_json(model, tmp_path, ok):
+    result = ok(
+        "export", "vgg-a", "--width", "0.0625", "--sites", "layer", "-o", tmp_path / "m.onnx"
+    )
+    assert result["path"] == str(tmp_path / "m.onnx")
+    assert len(result["sites"]) > 8
+    assert result["bits_per_sample"] == sum(s["elements"] * 32 for s in result["sites"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["vgg-z"], "vgg-z"),
+        (["torchvision:nothing"], "torchvision"),
+        (["missing.py:model"], "missing.py"),
+        (["vgg-a", "--weights", "missing.safetensors"], "no such file"),
+        (["vgg-a", "--sites", "activation,,input"], "got 'activation,,input'"),
+        (["vgg-a", "--width", "0.03", "--sites", "no-such-module"], "no-such-module"),
+        (["vgg-a", "--width", "0.03", "--storage-format", "float17"], "float17"),
+        (["vgg-a", "--classes", "0"], "1 or more, got '0'"),
+    ],
+)
+def test_export_with_bad_input(tmp_path, error, options, message):
+    pytest.importorskip("torch")
+    assert message in error("export", *options, "-o", tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_weights_of_another_width(model, tmp_path, error):
+    weights = model.parent / "w.safetensors"
+    assert "width" in error("export", "vgg-a", "--weights", weights, "-o", tmp_path / "m.onnx")
+    assert "does not exist" in error("export", "vgg-a", "-o", tmp_path / "no" / "m.onnx")
+
+
+def test_commands_without_pytorch(tmp_path, error, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = error("export", "vgg-a", "-o", tmp_path / "m.onnx")
+    assert "pip install noisystore[export]" in line
+    line = error("train", "vgg-a", "--data", "digits", "-o", tmp_path / "w.safetensors")
+    assert "pip install noisystore[demo]" in line
+
+
+def test_inspect(model, ok, capsys):
+    result = ok("inspect", model, "--rate", "1e-3")
+    assert [site["site"] for site in result["sites"]] == list(range(8))
+    first = result["sites"][0]
+    assert {"name", "op", "storage_format", "elements_per_sample", "rows_per_sample"} <= set(first)
+    assert first["bits_per_sample"] == first["elements_per_sample"] * 32
+    assert result["bits_per_sample"] == sum(site["bits_per_sample"] for site in result["sites"])
+    assert result["flips_per_sample"] == pytest.approx(result["bits_per_sample"] * 1e-3)
+    assert main(["inspect", str(model)]) == 0
+    out = capsys.readouterr().out
+    assert "8 sites" in out
+    assert len(out.splitlines()) == 10
+
+
+def test_inspect_marks_sites_without_a_batch_axis(capsys):
+    from types import SimpleNamespace
+
+    from noisystore.runtime.commands.inspect import describe, text
+
+    site = SimpleNamespace(
+        site=0,
+        name="a",
+        kind="activation",
+        op="relu",
+        storage_format="int4",
+        elements=10,
+        bits_per_word=8,
+        rows_per_sample=-1,
+    )
+    described = describe(site, 0.5)
+    assert described["bits_per_sample"] == 40
+    assert described["flips_per_sample"] == 20
+    result = {"sites": [described], "rate": 0.5, "bits_per_sample": 40, "flips_per_sample": 20}
+    assert "-1*" in text(result)
+    assert "no batch axis" in text(result)
+
+
+def sweep_options(model, path, **changes):
+    options = {
+        "--data": "digits",
+        "--rates": "1e-5,1e-3,1e-1",
+        "--trials": 2,
+        "--images": 40,
+        "-o": path,
+        **changes,
+    }
+    return ["sweep", model, *(word for pair in options.items() for word in pair)]
+
+
+def test_sweep_and_fit(model, tmp_path, ok, capsys):
+    path = tmp_path / "r.sqlite"
+    result = ok(*sweep_options(model, path, **{"--rates": "1e-6:1e-1:1/decade"}))
+    assert {"rows", "clean_accuracy", "images", "seconds", "inferences"} <= set(result)
+    assert (result["rows"], result["images"], result["measured"]) == (12, 40, 12)
+    again = ok(*sweep_options(model, path, **{"--rates": "1e-6:1e-1:1/decade"}))
+    assert (again["rows"], again["measured"], again["inferences"]) == (12, 0, 0)
+    masked = ok(*sweep_options(model, path, **{"--mask": "0x40000000", "--trials": 1}))
+    assert masked["rows"] == 3
+    groups = ok("fit", path)
+    assert [group["mask"] for group in groups] == ["0x40000000", "all"]
+    for group in groups:
+        assert group["clean_accuracy"] == result["clean_accuracy"]
+
+
+def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "p.png"
+    options = sweep_options(model, tmp_path / "r.sqlite", **{"--plot": plot})
+    status = main([*map(str, options)])
+    captured = capsys.readouterr()
+    if status == 0:
+        assert plot.read_bytes().startswith(b"\x89PNG")
+        assert "6 points in" in captured.out
+    else:
+        assert "all points are kept" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--rates": "2"}, "in [0, 1], got 2"),
+        ({"--rates": "nan"}, "got nan"),
+        ({"--rates": "1e-8:1e-1"}, "LOW:HIGH:N/decade"),
+        ({"--rates": "1e-1:1e-8:4/decade"}, "LOW <= HIGH"),
+        ({"--rates": "few"}, "rates: expected"),
+        ({"--trials": 0}, "1 or more, got '0'"),
+        ({"--images": 501}, "from 1 to 500"),
+        ({"--images": "all"}, "got 'all'"),
+        ({"--mask": "mantissa"}, "expected all, or the noisy bits as a hexadecimal number"),
+        ({"--mask": "255"}, "expected all"),
+        ({"--mask": "0x0"}, "from 0x1"),
+        ({"--mask": "0x1ffffffffffffffff"}, "from 0x1"),
+        ({"--seed": str(1 << 64)}, "64 bits"),
+        ({"--data": "mnist"}, "cifar10:DIR, npz:FILE, digits or images:DIR"),
+        ({"--data": "cifar10:missing"}, "missing"),
+        ({"--data": "npz:missing.npz"}, "missing.npz"),
+        ({"--provider": "tpu"}, "execution provider: expected one of"),
+        ({"--batch-size": "-1"}, "1 or more"),
+        ({"--threads": "0"}, "1 or more"),
+    ],
+)
+def test_sweep_with_bad_input(model, tmp_path, error, changes, message):
+    assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
+
+
+def test_results_files_that_cannot_be_written(model, tmp_path, error):
+    assert "directory" in error(*sweep_options(model, tmp_path))
+    assert "no directory" in error(*sweep_options(model, tmp_path / "no" / "r.sqlite"))
+    text = tmp_path / "text"
+    text.write_text("hello " * 100)
+    assert "another kind of file" in error(*sweep_options(model, text))
+    assert text.read_text() == "hello " * 100
+    foreign = tmp_path / "foreign"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE t (x)")
+    assert "another SQLite database" in error(*sweep_options(model, foreign))
+    plot = {"--plot": tmp_path / "no" / "p.png"}
+    assert "does not exist" in error(*sweep_options(model, tmp_path / "r.sqlite", **plot))
+    assert not (tmp_path / "r.sqlite").exists()
+
+
+def test_models_that_are_none(model, tmp_path, error):
+    onnx = pytest.importorskip("onnx")
+    for command in (["inspect"], ["sweep", "--data", "digits", "-o", tmp_path / "r.sqlite"]):
+        first, *rest = command
+        assert "missing.onnx" in error(first, tmp_path / "missing.onnx", *rest)
+        assert "expected an ONNX file" in error(first, tmp_path, *rest)
+        garbage = tmp_path / "garbage.onnx"
+        garbage.write_bytes(b"no model " * 50)
+        assert "expected an ONNX" in error(first, garbage, *rest)
+        plain = tmp_path / "plain.onnx"
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Relu", ["x"], ["y"])],
+            "g",
+            [value("x", 1, ["n", 3])],
+            [value("y", 1, ["n", 3])],
+        )
+        opset = [onnx.helper.make_opsetid("", 17)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), plain)
+        assert "without any" in error(first, plain, *rest)
+    changed = onnx.load(model)
+    for entry in changed.metadata_props:
+        if entry.key == "noisystore.sites":
+            entry.value = "[]"
+    onnx.save(changed, tmp_path / "changed.onnx")
+    assert "at least one site" in error("inspect", tmp_path / "changed.onnx")
+    assert "from 0 to 1" in error("inspect", model, "--rate", "2")
+    assert "from 0 to 1" in error("inspect", model, "--rate", "nan")
+
+
+def test_data_that_do_not_fit_the_model(model, tmp_path, error):
+    np.savez(tmp_path / "small.npz", x=np.zeros((4, 3, 8, 8), np.uint8), y=np.zeros(4, np.int64))
+    np.savez(tmp_path / "labels.npz", x=np.zeros((4, 3, 32, 32), np.uint8), y=np.full(4, 10))
+    for name, message in (("small", "shape"), ("labels", "labels from 0 to 9")):
+        changes = {"--data": f"npz:{tmp_path / name}.npz", "--images": 4}
+        assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
+
+
+def test_a_missing_or_foreign_library(model, tmp_path, error, monkeypatch):
+    from noisystore.ortops import library
+
+    def missing():
+        raise InputError("operator library: not there; install the package again")
+
+    monkeypatch.setattr(library, "library_path", missing)
+    assert "operator library: not there" in error("inspect", model)
+    foreign = tmp_path / "libnoisystore.so"
+    foreign.write_bytes(b"\x7fELF" + b"\0" * 100)
+    monkeypatch.setattr(library, "library_path", lambda: str(foreign))
+    assert "operator library" in error("inspect", model)
+    library._library.cache_clear()
+    try:
+        assert "operator library" in error("--version")
+    finally:
+        library._library.cache_clear()
+
+
+# Interruptions and full disks
+
+
+def test_a_sweep_is_interrupted_and_goes_on(model, tmp_path):
+    whole, path = tmp_path / "whole.sqlite", tmp_path / "r.sqlite"
+    changes = {"--rates": "1e-5:1e-1:8/decade", "--images": 500, "--trials": 6, "--threads": 1}
+    started = subprocess.Popen(
+        [*PROGRAM, *map(str, sweep_options(model, path, **changes))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        time.sleep(0.05)
+        if path.exists() and _points(path) > 2:
+            break
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("noisystore: interrupted")
+    assert str(path) in last
+    assert 0 < _points(path) < 33 * 6
+    for file in (path, whole):
+        assert main([*map(str, sweep_options(model, file, **changes))]) == 0
+    assert _rows(path) == _rows(whole)
+
+
+def _points(path):
+    try:
+        with sqlite3.connect(path) as database:
+            return database.execute("SELECT COUNT(*) FROM points").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def _rows(path):
+    with sqlite3.connect(path) as database:
+        query = "SELECT rates, trial, noise_seed, correct, agreement, correct_bits FROM points"
+        return sorted(database.execute(query))
+
+
+def test_a_full_disk_during_a_sweep(model, tmp_path):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    path = tmp_path / "r.sqlite"
+    changes = {"--rates": "1e-5:1e-1:16/decade", "--images": 500, "--trials": 3}
+    result = run(*sweep_options(model, path, **changes), preexec_fn=limit)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "no space left" in result.stderr.splitlines()[-1]
+    assert main([*map(str, sweep_options(model, path, **changes))]) == 0
+    assert _points(path) == 65 * 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_standard_output_on_a_full_disk(model):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*PROGRAM, "inspect", str(model)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert result.returncode == 2
+    assert result.stderr == "noisystore: error: No space left on device\n"
+
+
+def test_a_reader_that_goes_away(model):
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [*PROGRAM, "inspect", str(model)],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(write)
+    assert result.returncode == 141
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/root/x"),
+            2,
+            "error: /root/x: Permission denied",
+        ),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device"),
+        (MemoryError(), 2, "error: out of memory"),
+        (InputError("two\nlines"), 2, "error: two lines"),
+        (KeyboardInterrupt(), 130, "interrupted: nothing was written"),
+    ],
+)
+def test_failures_become_one_line(monkeypatch, capsys, raised, status, line):
+    from noisystore.runtime.commands import fit
+
+    def fail(args):
+        raise raised
+
+    monkeypatch.setattr(fit, "run", fail)
+    assert cli.main(["fit", "x"]) == status
+    err = capsys.readouterr().err
+    assert err.startswith(f"noisystore: {line}")
+    assert err.count("\n") == 1

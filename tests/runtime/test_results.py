@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results file: contents, identity, and files that are not results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from noisystore.ortops import InputError
+from noisystore.runtime.metrics import Scores
+from noisystore.runtime.results import Point, Results, pack_bits, results_rows, unpack_bits
+
+IDENTITY = {
+    "model_sha256": "m",
+    "data_sha256": "d",
+    "images": 10,
+    "seed": 0,
+    "batch_size": 5,
+    "bit_mask": "0xff",
+    "metric": "",
+    "provider": "CPUExecutionProvider",
+    "machine": "x86_64",
+    "noise_model": "1",
+}
+CORRECT = np.arange(10) < 8
+DESCRIPTION = {
+    "model": "a.onnx",
+    "sites": "{}",
+    "storage_format": "float32",
+    "data": "digits/test",
+    "mask_name": "all",
+    "classes": 10,
+    "chance_accuracy": 0.1,
+    "clean_accuracy": 0.8,
+    "clean_top5": 1.0,
+    "clean_metric": None,
+    "clean_scores": Scores(correct=CORRECT).to_bytes(),
+}
+ENVIRONMENT = {
+    "library_version": "1",
+    "onnxruntime_version": "2",
+    "threads": 0,
+    "cpu": "c",
+    "host": "h",
+}
+POINT = Point(
+    p01=1e-5,
+    p10=1e-5,
+    trial=0,
+    noise_seed=2**64 - 1,
+    images=10,
+    n_run=4,
+    correct=7,
+    top5=9,
+    agreement=8,
+    metric=None,
+    seconds=0.5,
+    run_seconds=0.4,
+    correct_bits=pack_bits(np.arange(10) < 7),
+    agree_bits=None,
+)
+
+
+def fill(results, points=(POINT,), **identity):
+    sweep = results.add_sweep({**IDENTITY, **identity}, DESCRIPTION)
+    run = results.add_run(ENVIRONMENT)
+    return [results.add_point(sweep, run, point) for point in points]
+
+
+def test_rows(tmp_path):
+    path = tmp_path / "r.sqlite"
+    with Results(path) as results:
+        assert fill(results) == [True]
+        (row,) = results.rows()
+    assert row["accuracy"] == 0.7
+    assert row["noise_seed"] == -1
+    assert row["clean_accuracy"] == 0.8
+    assert row["mask"] == "all"
+    assert row["onnxruntime_version"] == "2"
+    assert unpack_bits(row["correct_bits"], 10).tolist() == [True] * 7 + [False] * 3
+    assert results_rows(path) == [row] == results_rows([row])
+    with Results(path, readonly=True) as results:
+        assert len(results) == 1
+        assert results_rows(results) == [row]
+        assert np.array_equal(results.clean_bits(row["sweep"]), CORRECT)
+        assert results.clean_bits("none") is None
+        assert results.rows(sweep=row["sweep"], trial=0) == [row]
+        assert results.rows(trial=1) == []
+        assert results.sweeps()[0]["key"] == row["sweep"]
+        with pytest.raises(InputError, match="cannot be opened for writing"):
+            fill(results)
+    assert sorted(os.listdir(tmp_path)) == ["r.sqlite"]
+
+
+def test_to_arrays():
+    with Results() as results:
+        fill(results, [POINT, replace(POINT, trial=1, correct=None)])
+        arrays = results.to_arrays()
+    assert arrays["p01"].tolist() == [1e-5, 1e-5]
+    assert arrays["trial"].tolist() == [0, 1]
+    assert arrays["correct"][0] == 7
+    assert np.isnan(arrays["correct"][1])
+    assert np.isnan(arrays["metric"]).all()
+
+
+def test_a_point_counts_once(tmp_path):
+    with Results(tmp_path / "r.sqlite") as first, Results(tmp_path / "r.sqlite") as second:
+        assert fill(first) == [True]
+        assert fill(second, [replace(POINT, correct=1), replace(POINT, trial=1)]) == [False, True]
+        assert [row["correct"] for row in first.rows()] == [7, 7]
+        next_up = float(np.nextafter(1e-5, 1))
+        assert fill(first, [replace(POINT, p01=next_up)]) == [True]
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_identity_keeps_sweeps_apart(name):
+    with Results() as results:
+        fill(results)
+        other = IDENTITY[name] + 1 if isinstance(IDENTITY[name], int) else "other"
+        assert fill(results, **{name: other}) == [True]
+        assert len(results) == len(results.sweeps()) == 2
+
+
+def test_order_does_not_depend_on_insertion():
+    points = [replace(POINT, trial=t, p01=p, p10=p) for t in range(3) for p in (1e-5, 1e-6)]
+    orders = []
+    for some in (points, points[::-1]):
+        with Results() as results:
+            fill(results, some)
+            orders.append([(row["p01"], row["trial"]) for row in results.rows()])
+    assert orders[0] == orders[1] == sorted(orders[0])
+
+
+def test_an_interrupted_transaction_leaves_nothing(tmp_path):
+    with Results(tmp_path / "r.sqlite") as results:
+        fill(results)
+        try:
+            with results._transaction():
+                results._db.execute("DELETE FROM points")
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        assert len(results) == 1
+
+
+def foreign(tmp_path, statements):
+    path = tmp_path / "r.sqlite"
+    database = sqlite3.connect(path)
+    for statement in statements:
+        database.execute(statement)
+    database.commit()
+    database.close()
+    return path
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_foreign_files_are_left_alone(tmp_path, readonly):
+    other = ["CREATE TABLE points (x)", "PRAGMA user_version = 1"]
+    newer = ["CREATE TABLE points (x)", "PRAGMA application_id = 0x4E6F6953"]
+    newer.append("PRAGMA user_version = 7")
+    wal = ["PRAGMA journal_mode = WAL", *other]
+    text = tmp_path / "text"
+    text.write_text("accuracy, rate\n" * 20)
+    short = tmp_path / "short"
+    short.write_text("SQLite format 3")
+    cases = [(text, "another kind of file"), (short, "another kind of file")]
+    for i, (statements, message) in enumerate(
+        [(other, "another SQLite"), (newer, "expected schema version 1, got 7"), (wal, "another")]
+    ):
+        (tmp_path / str(i)).mkdir()
+        cases.append((foreign(tmp_path / str(i), statements), message))
+    for path, message in cases:
+        before = path.read_bytes(), path.stat().st_mtime_ns, os.listdir(path.parent)
+        with pytest.raises(InputError, match=message) as caught:
+            Results(path, readonly=readonly)
+        assert "left as it is" in str(caught.value) or "left as it was" in str(caught.value)
+        assert (path.read_bytes(), path.stat().st_mtime_ns, os.listdir(path.parent)) == before
+
+
+def test_no_place_for_a_file(tmp_path):
+    with pytest.raises(InputError, match="got a directory"):
+        Results(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", tmp_path / "pipe"):
+        with pytest.raises(InputError, match="got a device or a pipe"):
+            Results(path)
+    with pytest.raises(InputError, match="there is no directory"):
+        Results(tmp_path / "none/r.sqlite")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be read: Not a directory"):
+        Results(tmp_path / "file/r.sqlite")
+    with pytest.raises(InputError, match="cannot be opened for writing"):
+        Results("/proc/r.sqlite")
+    with pytest.raises(InputError, match="got no such file"):
+        Results(tmp_path / "none.sqlite", readonly=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_file_that_may_not_be_written(tmp_path):
+    path = tmp_path / "r.sqlite"
+    with Results(path) as results:
+        fill(results)
+    path.chmod(0o400)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match="cannot be opened for writing"):
+            Results(path)
+        assert len(results_rows(path)) == 1
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_copy_of_a_live_file_and_its_log_is_whole(tmp_path):
+    path = tmp_path / "r.sqlite"
+    results = Results(path)
+    fill(results)
+    (tmp_path / "copy").mkdir()
+    for name in ("r.sqlite", "r.sqlite-wal"):
+        shutil.copy(tmp_path / name, tmp_path / "copy" / name)
+    results.close()
+    with Results(tmp_path / "copy/r.sqlite") as copy:
+        assert len(copy) == 1
+
+
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "r.sqlite"
+    with Results(path) as results:
+        fill(results)
+        pages = results._db.execute("PRAGMA page_count").fetchone()[0]
+        results._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(InputError, match=r"no space left.*run the same command again"):
+            fill(results, [replace(POINT, trial=t, agree_bits=bytes(9000)) for t in range(1, 9)])
+        stored = len(results)
+    with Results(path) as results:
+        assert results._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert len(results) == stored
+        fill(results, [replace(POINT, trial=t, agree_bits=bytes(9000)) for t in range(1, 9)])
+        assert len(results) == 9
