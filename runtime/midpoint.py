@@ -284,6 +284,8 @@ def _bits(
         )
     if not np.array_equal(bits.sum(axis=1), correct):
         raise InputError("points: bits and correct disagree")
+    if bits.shape[1] < 2:
+        return None, None
     if points.clean_bits is None:
         return bits, None
     clean_bits = np.asarray(points.clean_bits, dtype=bool)
@@ -327,4 +329,4 @@ def _to_axis(rate: Array, axis: str) -> Array:
 
 
 def _to_rate(x: float, axis: str) -> float:
-    return float(min(10.0**x, 1.0) if axis == "log10" else min(max(x, 0.0), 1.0))
+    return 10.0 ** min(float(x), 0.0) if axis == "log10" else min(max(float(x), 0.0), 1.0)

@@ -120,12 +120,14 @@ def standard_errors(cells: Cells, solution: Solution) -> Errors:
     drawn = _image_variance(cells, solution)
     within = squared @ _between_trials_of_one_image(cells)
     common = np.maximum(dispersion * expected - within, 0.0)
-    # Satterthwaite's degrees of freedom of the sum, as far as mu is concerned.
-    spare = drawn[0] ** 2 / (cells.bits.shape[1] - 1)
-    if common[0] > 0:
-        spare += (dispersion * expected[0]) ** 2 / degrees
     total = drawn + common
-    return Errors(np.sqrt(total), total[0] ** 2 / spare if spare > 0 else np.inf, measured)
+    if total[0] <= 0:
+        return Errors(np.zeros(2), np.inf, measured)
+    # Satterthwaite's degrees of freedom of the sum, as far as mu is concerned.
+    spare = (drawn[0] / total[0]) ** 2 / (cells.bits.shape[1] - 1)
+    if common[0] > 0:
+        spare += (dispersion * expected[0] / total[0]) ** 2 / degrees
+    return Errors(np.sqrt(total), 1 / spare if spare > 0 else np.inf, measured)
 
 
 def _dispersion(
@@ -147,7 +149,7 @@ def _dispersion(
     total = float(parts.sum())
     if reference <= 0 or total <= 0:
         return 1.0, np.inf
-    return total / reference, total**2 / float(np.sum(parts**2 / spare))
+    return total / reference, 1 / float(np.sum((parts / total) ** 2 / spare))
 
 
 def _image_variance(cells: Cells, solution: Solution) -> Array:

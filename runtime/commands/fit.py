@@ -97,7 +97,8 @@ def report(groups: list[Group]) -> str:
         "images",
         "trials",
     ]
-    return table(head, rows)
+    covers = "; ".join(sorted({group.fit.covers for group in groups}))
+    return f"{table(head, rows)}\nintervals cover: {covers}"
 
 
 def _number(value: float | None) -> str:

@@ -5,14 +5,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-
 from noisystore import ortops
 
 
 @pytest.fixture(autouse=True)
 def _deterministic():
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(2, threads))
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
@@ -24,13 +23,11 @@ class Runner:
     def __init__(self, path, optimized=None):
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = 2
+        options.intra_op_num_threads = 1
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         ortops.register(options)
-        self.session = ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.name = self.session.get_inputs()[0].name
 
     def __call__(self, x, rate=None, sites=1, seed=0, sample_index=0, mask=None):

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from noisystore.export import export_onnx, load_model
+from torch import nn
 
 
 def counts(result):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from noisystore.export import instrument, noise, vgg
 from noisystore.ortops import reference
 from noisystore.ortops.errors import InputError
+from torch import nn
 
 
 class Small(nn.Module):
@@ -51,9 +50,7 @@ def test_noise_reaches_every_reader_and_is_that_of_the_reference(same_bits):
     clean = model(x)["map"].detach().numpy()
     expected = reference.apply(clean, (0.01, 0.002), bit_mask=0xFFFF, seed=-1, sample_index=40)
     assert same_bits(result["map"].detach().numpy(), expected)
-    torch.testing.assert_close(
-        result["logits"], model.fc(torch.from_numpy(expected).mean((2, 3)))
-    )
+    torch.testing.assert_close(result["logits"], model.fc(torch.from_numpy(expected).mean((2, 3))))
 
 
 def test_rates_by_site_and_bad_rates():

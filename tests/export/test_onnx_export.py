@@ -9,14 +9,13 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto
-from torch import nn
-
 from noisystore import ortops
 from noisystore.export import NoisyStore, export_onnx, instrument, noise, vgg
 from noisystore.ortops import reference
 from noisystore.ortops.errors import InputError
 from noisystore.ortops.noise_inputs import NOISE_INPUTS
+from onnx import TensorProto
+from torch import nn
 
 
 class Small(nn.Module):
@@ -205,9 +204,7 @@ def test_vgg_layer_sites(tmp_path, runner):
     result = export_onnx(model, torch.randn(1, 3, 32, 32), tmp_path / "m.onnx", sites="layer")
     assert [s["name"] for s in result.sites] == [f"features.{i}" for i in range(29)]
     x = torch.randn(4, 3, 32, 32)
-    np.testing.assert_allclose(
-        runner(tmp_path / "m.onnx")(x), model(x).detach().numpy(), atol=1e-4
-    )
+    np.testing.assert_allclose(runner(tmp_path / "m.onnx")(x), model(x).detach().numpy(), atol=1e-4)
 
 
 def test_an_instrumented_model_exports_with_its_sites(tmp_path):
@@ -229,9 +226,7 @@ def test_opset_20_and_explicit_normalization(tmp_path, runner):
     assert max(o.version for o in loaded.opset_import) <= 20
     props = {p.key: p.value for p in loaded.metadata_props}
     assert json.loads(props["noisystore.normalization"]) == {"mean": [0.1], "std": [0.3]}
-    np.testing.assert_allclose(
-        runner(tmp_path / "m.onnx")(x), model(x).detach().numpy(), atol=1e-5
-    )
+    np.testing.assert_allclose(runner(tmp_path / "m.onnx")(x), model(x).detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

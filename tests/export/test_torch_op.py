@@ -4,12 +4,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
 from noisystore.export import NoisyStore, instrument, noise
 from noisystore.export.torch_op import noise_tensors, store
 from noisystore.ortops import reference
 from noisystore.ortops.errors import InputError
+from torch import nn
 
 TYPES = {
     "float16": torch.float16,
@@ -110,9 +109,7 @@ def test_modules_by_hand_are_clean_until_noise_is_set(same_bits):
     hidden = reference.apply(
         model.linear(x).detach().numpy(), 0.02, seed=4, site=0, sample_index=[1, 0, 7]
     )
-    expected = reference.apply(
-        np.maximum(hidden, 0), 0.02, seed=4, site=1, sample_index=[1, 0, 7]
-    )
+    expected = reference.apply(np.maximum(hidden, 0), 0.02, seed=4, site=1, sample_index=[1, 0, 7])
     assert same_bits(y.detach().numpy(), expected)
     assert torch.equal(model(x), clean)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: help, versions, exit statuses, and the way from training to a sweep."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ import pytest
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import cli
 from noisystore.runtime.cli import COMMANDS, build_parser, main
+from noisystore.runtime.interrupt import Interrupted
 
 PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
 
@@ -24,6 +26,20 @@ def run(*arguments, **options):
     return subprocess.run(
         [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Two PyTorch threads on cores that are busy with other tests wait for each other."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -551,6 +567,7 @@ def test_a_reader_that_goes_away(model):
         (MemoryError(), 2, "error: out of memory"),
         (InputError("two\nlines"), 2, "error: two lines"),
         (KeyboardInterrupt(), 130, "interrupted: nothing was written"),
+        (Interrupted("interrupted: 3 points are kept", signal.SIGTERM), 143, "interrupted: 3"),
     ],
 )
 def test_failures_become_one_line(monkeypatch, capsys, raised, status, line):

@@ -187,6 +187,7 @@ def test_text_and_plots(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "midpoint" in captured.out
     assert "mask 0x7fffff" in captured.out
+    assert "intervals cover: noise and images" in captured.out
     assert "wrote" in captured.err
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration: every file, a text that says what was found, and running it again."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,20 @@ from noisystore.runtime.demo import run_demo
 
 for _needed in ("torch", "onnxscript", "sklearn", "matplotlib"):
     pytest.importorskip(_needed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Two PyTorch threads on cores that are busy with other tests wait for each other."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -239,6 +239,27 @@ def test_an_even_grid_has_equal_weights():
     np.testing.assert_allclose(even_weights(np.linspace(-8, -1, 29)), 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axis", ["log10", "linear"])
+def test_any_counts_give_a_bound_or_a_midpoint_inside_its_interval(axis):
+    random = np.random.default_rng(11)
+    for _ in range(300):
+        rate = np.repeat(10 ** random.uniform(-9, 0, random.integers(3, 12)), 2)
+        images = int(random.choice([1, 10, 10_000]))
+        drop = np.where(rate < 10 ** random.uniform(-9, 0), images, 0)
+        noise = random.integers(0, images + 1, len(rate))
+        correct = np.where(random.random(len(rate)) < random.choice([0, 0.3, 1]), noise, drop)
+        points = Points(rate, np.tile([0, 1], len(rate) // 2), correct, np.full(len(rate), images))
+        clean = float(random.choice([0.11, 0.85, 1.0]))
+        result = fit(points, clean_accuracy=clean, axis=axis)
+        json.dumps(result.as_dict(), allow_nan=False)
+        if result.midpoint is None:
+            assert result.bound in ("above", "below")
+        else:
+            assert result.interval[0] <= result.midpoint <= result.interval[1]
+            assert rate.min() * 0.999 <= result.midpoint <= rate.max() * 1.001
+
+
 def coverage(repetitions, seed, **options):
     random = np.random.default_rng(seed)
     hits, clean = 0, options.get("a_max", CLEAN)
