@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from .files import write_whole
 SAMPLES_DIM = "noise_samples"
 #: Highest IR version that ONNX Runtime 1.17 loads.
 MAX_IR = 9
+#: Size of the largest protobuf message.
+MAX_BYTES = 2**31 - 1
 
 
 def finish(
@@ -54,10 +57,16 @@ def finish(
     Raises
     ------
     InputError
-        The graph's NoisyStore nodes are not exactly those sites, or the checker refuses it.
+        The graph's NoisyStore nodes are not exactly those sites, it is too large for one file,
+        or the checker refuses it.
     """
+    if model.ByteSize() > MAX_BYTES:
+        raise InputError(
+            f"the model takes {model.ByteSize()} bytes; one ONNX file holds at most {MAX_BYTES}"
+        )
     check_stores(model, len(sites))
     set_noise_inputs(model, len(sites))
+    name_batch(model)
     strip_exporter_metadata(model)
     set_metadata(model, sites, normalization)
     lower_versions(model)
@@ -99,7 +108,6 @@ def set_noise_inputs(model: onnx.ModelProto, sites: int) -> None:
     for node in store_nodes(model):
         node.input[1:] = [rename[name] for name in node.input[1:]]
     own = [v for v in graph.input if v.name not in rename and v.name not in NOISE_INPUTS]
-    kept = [t for t in graph.initializer if t.name not in rename and t.name not in NOISE_INPUTS]
     infos = [v for v in graph.value_info if v.name not in rename]
     defaults = (
         rate_table(0.0, sites),
@@ -120,7 +128,10 @@ def set_noise_inputs(model: onnx.ModelProto, sites: int) -> None:
         for name, array in zip(NOISE_INPUTS, defaults, strict=True)
     ]
     _replace(graph.input, [*own, *added])
-    _replace(graph.initializer, [*kept, *values])
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name in {*rename, *NOISE_INPUTS}:
+            del graph.initializer[i]
+    graph.initializer.extend(values)
     _replace(graph.value_info, infos)
 
 
@@ -128,6 +139,19 @@ def _replace(field: Any, values: Iterable[Any]) -> None:
     kept = list(values)
     del field[:]
     field.extend(kept)
+
+
+def name_batch(model: onnx.ModelProto) -> None:
+    """Call the first input's symbolic axis 0 "batch" wherever it occurs."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    if not dims or not dims[0].dim_param:
+        return
+    symbol = re.compile(rf"\b{re.escape(dims[0].dim_param)}\b")
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = symbol.sub("batch", dim.dim_param)
 
 
 def strip_exporter_metadata(model: onnx.ModelProto) -> None:
@@ -197,11 +221,6 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     InputError
-        The file cannot be written, or the model is over ONNX's 2 GiB for one file.
+        The file cannot be written.
     """
-    name = os.fspath(path)
-    try:
-        data = model.SerializeToString()
-    except Exception as error:
-        raise InputError(f"{name}: the model does not fit one ONNX file (2 GiB): {error}") from None
-    write_whole(name, data)
+    write_whole(path, model.SerializeToString())

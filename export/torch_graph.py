@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ..ortops.errors import InputError
 from .dataflow import Node, Scope
 from .kinds import ATEN_KINDS, FILLED, STORE
+from .regions import inline_grad_regions, refuse_hidden_activations
 
 _MULTIPLE = frozenset({"max_pool", "layer_norm", "batch_norm", "group_norm"})
 
@@ -166,6 +167,8 @@ def trace(model: nn.Module, args: Any) -> Trace:
                 f"{placeholder.name!r}); expected a model that takes any batch size on axis 0"
             )
         break
+    inline_grad_regions(module)
+    refuse_hidden_activations(module)
     make_functional(module)
     module.recompile()
     out_spec = exported.call_spec.out_spec

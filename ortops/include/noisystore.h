@@ -37,20 +37,20 @@ enum noisystore_type {
 /* One call. Zero it, set struct_size to sizeof(noisystore_call), then fill it in. */
 typedef struct noisystore_call {
   uint32_t struct_size;
-  int32_t type;                /* enum noisystore_type: element type of x and y */
-  const char* storage_format;  /* "native" or NULL, or the tensor's own type by name */
-  float scale;                 /* integer storage formats only */
-  int32_t zero_point;          /* integer storage formats only */
-  const int64_t* shape;        /* rank extents; axis 0 runs over the batch */
+  int32_t type;               /* enum noisystore_type: element type of x and y */
+  const char* storage_format; /* "native" or NULL, or the tensor's own type by name */
+  float scale;                /* integer storage formats only */
+  int32_t zero_point;         /* integer storage formats only */
+  const int64_t* shape;       /* rank extents; axis 0 runs over the batch */
   uint32_t rank;
   uint32_t site;
   int64_t rows_per_sample;     /* rows of axis 0 that make a sample; 0: all is sample 0;
                                   -1: all is sample sample_index[0] */
   const int64_t* sample_index; /* one value (the first sample's), or one a sample; modulo 2^32 */
   uint64_t sample_index_count;
-  double p01;                  /* probability that a stored 0 is read as 1 */
-  double p10;                  /* probability that a stored 1 is read as 0 */
-  uint64_t bit_mask;           /* set bits may flip; only the word's low bits count */
+  double p01;        /* probability that a stored 0 is read as 1 */
+  double p10;        /* probability that a stored 1 is read as 0 */
+  uint64_t bit_mask; /* set bits may flip; only the word's low bits count */
   int64_t seed;
 } noisystore_call;
 

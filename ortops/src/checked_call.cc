@@ -26,9 +26,8 @@ bool geometry(const noisystore_call& in, Call& call, Message& message) {
   if (in.rows_per_sample > 0) {
     const std::int64_t rows = in.rank > 0 ? in.shape[0] : 1;
     if (rows % in.rows_per_sample != 0) {
-      return message.set(
-          "X: axis 0 has %lld rows, which is no multiple of rows_per_sample = %lld",
-          static_cast<long long>(rows), static_cast<long long>(in.rows_per_sample));
+      return message.set("X: axis 0 has %lld rows, which is no multiple of rows_per_sample = %lld",
+                         static_cast<long long>(rows), static_cast<long long>(in.rows_per_sample));
     }
     call.samples = static_cast<std::uint64_t>(rows / in.rows_per_sample);
     if (call.samples >> 32 != 0) return message.set("X: has 2^32 samples or more");
@@ -98,10 +97,9 @@ bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& 
     }
     if (in.rows_per_sample > 0 && in.sample_index_count != 1) {
       if (in.sample_index_count != call.samples) {
-        return message.set(
-            "sample_index: expected 1 value or %llu (one a sample of X), got %llu",
-            static_cast<unsigned long long>(call.samples),
-            static_cast<unsigned long long>(in.sample_index_count));
+        return message.set("sample_index: expected 1 value or %llu (one a sample of X), got %llu",
+                           static_cast<unsigned long long>(call.samples),
+                           static_cast<unsigned long long>(in.sample_index_count));
       }
       call.sample_index_is_list = true;
     }

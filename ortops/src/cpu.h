@@ -15,7 +15,7 @@ struct Call {
   std::uint64_t elements;           // of one sample
   std::uint64_t blocks_per_sample;  // blocks (sparse) or groups (dense); 1 where nothing flips
   const std::int64_t* sample_index;
-  bool sample_index_is_list;        // else the samples follow sample_index[0]
+  bool sample_index_is_list;  // else the samples follow sample_index[0]
 
   std::uint64_t blocks() const { return samples * blocks_per_sample; }
   std::uint32_t sample_id(std::uint64_t row) const {
@@ -39,8 +39,7 @@ struct Kernels {
 const Kernels* const* available_kernels();
 
 // Copies the range's words from x to y unless they are the same, then flips them.
-void store_range(const Call& call, const void* x, void* y, std::uint64_t first,
-                 std::uint64_t last);
+void store_range(const Call& call, const void* x, void* y, std::uint64_t first, std::uint64_t last);
 
 // Estimated nanoseconds of store_range over the whole call; only for choosing how to split it.
 double estimate_ns(const Call& call, bool in_place);

@@ -19,29 +19,29 @@ enum class Regime : std::uint8_t { kNone, kSparse, kDense };
 // All that sampling needs of one call; a plain struct, so that a device takes it by value.
 struct Sampler {
   Regime regime;
-  bool symmetric;             // p01 == p10
-  std::uint8_t word_bits;     // 8, 16, 32 or 64
-  std::uint8_t noisy_bits;    // k
-  std::uint32_t key0, key1;   // the seed's halves
+  bool symmetric;            // p01 == p10
+  std::uint8_t word_bits;    // 8, 16, 32 or 64
+  std::uint8_t noisy_bits;   // k
+  std::uint32_t key0, key1;  // the seed's halves
   std::uint32_t site;
-  std::uint64_t mask;         // noisy bits of a word
-  std::uint8_t bit_of[64];    // positions of the noisy bits, ascending
+  std::uint64_t mask;       // noisy bits of a word
+  std::uint8_t bit_of[64];  // positions of the noisy bits, ascending
 
   // Sparse: a block is 2^block_log2 elements with `block_bits` = n noisy bits.
   std::uint32_t block_log2;
   std::uint32_t block_bits;
-  std::uint32_t reject_below;    // 2^32 mod n
-  std::uint64_t divide_by_k;     // ceil(2^40 / k): x / k == x * divide_by_k >> 40 for x < 2^25
-  std::uint64_t keep[2];         // [bit]: a candidate on that bit stands if a < keep[bit] ...
-  bool keep_always[2];           // ... or always, where the bit's rate is the larger one
-  int max_flips;                 // L
-  double mean_flips;             // n * p, for choosing how much to draw at once
+  std::uint32_t reject_below;  // 2^32 mod n
+  std::uint64_t divide_by_k;   // ceil(2^40 / k): x / k == x * divide_by_k >> 40 for x < 2^25
+  std::uint64_t keep[2];       // [bit]: a candidate on that bit stands if a < keep[bit] ...
+  bool keep_always[2];         // ... or always, where the bit's rate is the larger one
+  int max_flips;               // L
+  double mean_flips;           // n * p, for choosing how much to draw at once
   std::uint64_t at_least[kMaxFlipsPerBlock + 1];  // [i]: T[i], i from 1
 
   // Dense: thresholds of the 64-digit fraction; a rate of 1 is `certain`.
   std::uint64_t threshold[2];
   bool certain[2];
-  int digits;                    // digits after which both thresholds are zero
+  int digits;  // digits after which both thresholds are zero
 };
 
 // The word cursor of a block: words w0 w1 w2 ... of draw 0, draw 1, ...
@@ -160,8 +160,7 @@ NOISYSTORE_HD std::uint32_t noisy_lanes(const Sampler& s, int part) {
 
 // Elements in one block (sparse) or group (dense).
 NOISYSTORE_HD std::uint64_t block_elements(const Sampler& s) {
-  return s.regime == Regime::kDense ? kGroupBits / s.word_bits
-                                    : std::uint64_t{1} << s.block_log2;
+  return s.regime == Regime::kDense ? kGroupBits / s.word_bits : std::uint64_t{1} << s.block_log2;
 }
 
 // Host only. The rates must lie in [0, 1]; word_bits is 8, 16, 32 or 64.

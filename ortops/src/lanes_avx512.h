@@ -94,8 +94,7 @@ FORCE_INLINE void scale_tile(const Vec& words, std::uint32_t n, Vec& high, Vec& 
   const __m512i w = reinterpret_cast<__m512i>(words), by = _mm512_set1_epi64(n);
   const __m512i even = _mm512_mul_epu32(w, by);
   const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(w, 32), by);
-  high = reinterpret_cast<Vec>(
-      _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd));
+  high = reinterpret_cast<Vec>(_mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd));
   low = join(even, odd);
 }
 
@@ -107,8 +106,7 @@ FORCE_INLINE bool any(const Vec& v) {
 // Compressing in a register and storing all of it: the compressing store is slow on AMD.
 FORCE_INLINE int append_where(const Vec& where, const Vec& values, std::uint32_t* out) {
   const __mmask16 lanes = _mm512_movepi32_mask(reinterpret_cast<__m512i>(where));
-  _mm512_storeu_si512(out,
-                      _mm512_maskz_compress_epi32(lanes, reinterpret_cast<__m512i>(values)));
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(lanes, reinterpret_cast<__m512i>(values)));
   return __builtin_popcount(lanes);
 }
 

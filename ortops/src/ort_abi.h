@@ -57,8 +57,7 @@ inline constexpr Function<60, OrtStatus*(const TensorTypeAndShapeInfo*, int*)>
     GetTensorElementType{};
 inline constexpr Function<61, OrtStatus*(const TensorTypeAndShapeInfo*, std::size_t*)>
     GetDimensionsCount{};
-inline constexpr Function<62, OrtStatus*(const TensorTypeAndShapeInfo*, std::int64_t*,
-                                         std::size_t)>
+inline constexpr Function<62, OrtStatus*(const TensorTypeAndShapeInfo*, std::int64_t*, std::size_t)>
     GetDimensions{};
 inline constexpr Function<65, OrtStatus*(const Value*, TensorTypeAndShapeInfo**)>
     GetTensorTypeAndShape{};

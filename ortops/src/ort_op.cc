@@ -21,9 +21,9 @@ constexpr double kSplitAboveNs = 20000;  // below this, waking threads costs mor
 constexpr double kPartNs = 10000;
 constexpr std::size_t kMaxParts = 256;
 
-#define RETURN_IF_ERROR(expression)                                          \
-  do {                                                                       \
-    if (OrtStatus* status_of_call = (expression)) return status_of_call;     \
+#define RETURN_IF_ERROR(expression)                                      \
+  do {                                                                   \
+    if (OrtStatus* status_of_call = (expression)) return status_of_call; \
   } while (false)
 
 // One node. Runs may share it, so it holds nothing but the node's attributes.
@@ -192,8 +192,7 @@ OrtStatus* compute(void* op_kernel, ort::KernelContext* context) {
     return fail(kernel.api, kernel.node, problem.text);
   }
   ort::Value* output = nullptr;
-  RETURN_IF_ERROR(
-      ort::KernelContext_GetOutput(kernel.api, context, 0, x.shape, x.rank, &output));
+  RETURN_IF_ERROR(ort::KernelContext_GetOutput(kernel.api, context, 0, x.shape, x.rank, &output));
   void* y = nullptr;
   RETURN_IF_ERROR(ort::GetTensorMutableData(kernel.api, output, &y));
   if (call.samples == 0 || call.elements == 0) return nullptr;
@@ -212,8 +211,7 @@ OrtStatus* compute(void* op_kernel, ort::KernelContext* context) {
 
 OrtStatus* create_kernel(const ort::CustomOp*, const OrtApi* api, const ort::KernelInfo* info,
                          void** out) {
-  std::unique_ptr<Kernel> kernel(
-      new (std::nothrow) Kernel{api, 0, 1, 1.0f, 0, "native", ""});
+  std::unique_ptr<Kernel> kernel(new (std::nothrow) Kernel{api, 0, 1, 1.0f, 0, "native", ""});
   if (!kernel) return ort::CreateStatus(api, ort::kFail, "NoisyStore: out of memory");
   RETURN_IF_ERROR(read_attributes(info, *kernel));
   *out = kernel.release();

@@ -8,8 +8,8 @@ namespace {
 
 constexpr double kTwo64 = 18446744073709551616.0;
 constexpr int kMaxBlockLog2 = 15;
-constexpr double kMeanFlips = 4.0;       // a block's mean number of candidates is at most this
-constexpr double kNegligible = 5e-20;    // below 2^-64: further thresholds are 0
+constexpr double kMeanFlips = 4.0;     // a block's mean number of candidates is at most this
+constexpr double kNegligible = 5e-20;  // below 2^-64: further thresholds are 0
 
 std::uint64_t fraction64(double x) { return static_cast<std::uint64_t>(x * kTwo64); }
 

@@ -75,8 +75,8 @@ struct FlipSink {
     }
   }
 
-  FORCE_INLINE void group(const Sampler& s, std::uint64_t, std::uint64_t first,
-                          std::uint64_t count, const Vec flips[4], int l) {
+  FORCE_INLINE void group(const Sampler& s, std::uint64_t, std::uint64_t first, std::uint64_t count,
+                          const Vec flips[4], int l) {
     flip_group(words + first * s.word_bits / 8, count * s.word_bits / 8, GroupFlips(flips, l));
   }
 };
@@ -88,8 +88,7 @@ struct CountSink {
   FORCE_INLINE void group(const Sampler&, std::uint64_t row, std::uint64_t, std::uint64_t,
                           const Vec flips[4], int l) {
     const GroupFlips group(flips, l);
-    flips_of_row[row] +=
-        __builtin_popcountll(group.low) + __builtin_popcountll(group.high);
+    flips_of_row[row] += __builtin_popcountll(group.low) + __builtin_popcountll(group.high);
   }
 
   FORCE_INLINE void whole_tile(const Sampler& s, std::uint64_t row, std::uint64_t,

@@ -21,9 +21,9 @@ inline constexpr TypeName kTypes[] = {
     {NOISYSTORE_FLOAT16, "float16", 16},  {NOISYSTORE_DOUBLE, "float64", 64},
     {NOISYSTORE_BFLOAT16, "bfloat16", 16}};
 
-inline constexpr const char* kFormats[] = {"native",       "float16",    "bfloat16", "float32",
-                                           "float64",      "float8e4m3fn", "float8e5m2",
-                                           "int8",         "uint8",      "int4",     "uint4"};
+inline constexpr const char* kFormats[] = {"native",  "float16",      "bfloat16",   "float32",
+                                           "float64", "float8e4m3fn", "float8e5m2", "int8",
+                                           "uint8",   "int4",         "uint4"};
 
 inline const TypeName* find_type(std::int32_t type) {
   for (const TypeName& known : kTypes) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen blocks at a time. Included once per instruction set by cpu.cc, inside a namespace that
-// has defined Native, philox_tile, scale_tile, any, append_where and xor_groups for it. No include guard
-// on purpose.
+// has defined Native, philox_tile, scale_tile, any, append_where and xor_groups for it. No include
+// guard on purpose.
 
 // Lanes where a < b, and where a == b, as masks. Native is the widest vector that the instruction
 // set compares; GCC would take wider ones lane by lane.
@@ -78,11 +78,11 @@ FORCE_INLINE void draw_tile(const Sampler& s, std::uint32_t draw, const Lanes& l
 class TileWords {
  public:
   TileWords(const Sampler& s, const Vec* words, int draws, const Lanes& lanes, int lane)
-      : words_(words), lane_(lane), tile_words_(4 * draws),
+      : words_(words),
+        lane_(lane),
+        tile_words_(4 * draws),
         rest_(s, lanes.block[lane], lanes.sample[lane], static_cast<std::uint32_t>(draws)) {}
-  std::uint32_t next() {
-    return used_ < tile_words_ ? words_[used_++][lane_] : rest_.next();
-  }
+  std::uint32_t next() { return used_ < tile_words_ ? words_[used_++][lane_] : rest_.next(); }
   std::uint64_t next64() {
     const std::uint64_t low = next();
     return low | std::uint64_t{next()} << 32;

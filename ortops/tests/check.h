@@ -11,16 +11,16 @@ struct Checks {
 
 inline Checks checks;
 
-#define CHECK(condition, ...)                                          \
-  do {                                                                 \
-    if (condition) {                                                   \
-      ++checks.passed;                                                 \
-    } else {                                                           \
-      ++checks.failed;                                                 \
+#define CHECK(condition, ...)                                              \
+  do {                                                                     \
+    if (condition) {                                                       \
+      ++checks.passed;                                                     \
+    } else {                                                               \
+      ++checks.failed;                                                     \
       std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::fprintf(stderr, __VA_ARGS__);                               \
-      std::fputc('\n', stderr);                                        \
-    }                                                                  \
+      std::fprintf(stderr, __VA_ARGS__);                                   \
+      std::fputc('\n', stderr);                                            \
+    }                                                                      \
   } while (false)
 
 void test_known_answers(const char* path);

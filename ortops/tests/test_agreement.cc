@@ -23,7 +23,8 @@ struct Setting {
 void check(const Setting& setting, std::mt19937_64& random) {
   const std::int64_t shape[2] = {setting.samples, setting.elements};
   std::vector<std::int64_t> index(static_cast<std::size_t>(setting.samples));
-  for (std::int64_t& i : index) i = static_cast<std::int64_t>(random() % 5 ? random() % 9 : random());
+  for (std::int64_t& i : index)
+    i = static_cast<std::int64_t>(random() % 5 ? random() % 9 : random());
   noisystore_call in{};
   in.struct_size = sizeof in;
   in.type = setting.type;
@@ -42,8 +43,8 @@ void check(const Setting& setting, std::mt19937_64& random) {
   CHECK(make_call(in, false, call, message), "%s", message.text);
   if (call.sampler.regime == Regime::kNone) return;
 
-  std::vector<unsigned char> input(
-      static_cast<std::size_t>(setting.samples * setting.elements) * setting.bits / 8);
+  std::vector<unsigned char> input(static_cast<std::size_t>(setting.samples * setting.elements) *
+                                   setting.bits / 8);
   for (unsigned char& byte : input) byte = static_cast<unsigned char>(random());
   std::vector<unsigned char> expected = input;
   plain_flip(call, expected.data());

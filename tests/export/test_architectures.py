@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from noisystore.export import export_onnx, load_model
 from torch import nn
+
+from noisystore.export import export_onnx, load_model
 
 
 def counts(result):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from noisystore.export import instrument, noise, vgg
 from noisystore.ortops import reference
 from noisystore.ortops.errors import InputError
-from torch import nn
 
 
 class Small(nn.Module):
@@ -141,3 +142,56 @@ def test_bad_arguments():
         instrument(instrument(model))
     with pytest.raises(InputError, match="no site"):
         instrument(nn.Linear(3, 3), args=torch.randn(2, 3))
+
+
+class Guarded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = torch.relu(self.a(x))
+        return torch.tanh(self.b(y))
+
+
+def test_sites_within_no_grad_and_its_gradients():
+    model = Guarded().eval()
+    noisy = instrument(model, args=torch.randn(1, 4))
+    assert [s.name for s in noisy.sites] == ["relu", "tanh"]
+    x = torch.randn(3, 4)
+    assert torch.equal(noisy(x), model(x))
+    noisy(x).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == ["b.weight", "b.bias"]
+
+
+def test_hidden_activations_are_refused_not_left_out():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, torch.relu, torch.neg, (x,))
+
+    class Cast(nn.Module):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return torch.relu(x)
+
+    for model in (Branches(), Cast()):
+        with pytest.raises(InputError, match="relu inside"):
+            instrument(model, args=torch.randn(2, 4))
+
+
+def test_several_inputs_of_several_kinds():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(10, 4)
+
+        def forward(self, tokens, extra, factor):
+            return torch.relu(self.embed(tokens).mean(1) + extra["x"]) * factor
+
+    model = Mixed()
+    noisy = instrument(model, sites=["activation", "input"])
+    args = (torch.randint(0, 10, (3, 6)), {"x": torch.randn(3, 4)}, 2.0)
+    assert torch.equal(noisy(*args), model(*args))
+    assert [(s.kind, s.op) for s in noisy.sites] == [("input", "input"), ("activation", "relu")]

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
-from noisystore.export import load_model, load_weights, vgg
-from noisystore.ortops.errors import InputError
 from safetensors.torch import save_file
 from torch import nn
+
+from noisystore.export import load_model, load_weights, vgg
+from noisystore.ortops.errors import InputError
 
 CONVOLUTIONS = {
     "A": [0, 4, 8, 11, 15, 18, 22, 25],

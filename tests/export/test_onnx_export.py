@@ -9,13 +9,14 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
+from torch import nn
+
 from noisystore import ortops
 from noisystore.export import NoisyStore, export_onnx, instrument, noise, vgg
 from noisystore.ortops import reference
 from noisystore.ortops.errors import InputError
 from noisystore.ortops.noise_inputs import NOISE_INPUTS
-from onnx import TensorProto
-from torch import nn
 
 
 class Small(nn.Module):
@@ -268,3 +269,17 @@ def test_the_file_needs_the_library(small):
     with pytest.raises(Exception, match="noisystore"):
         ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert ortops.library_path()
+
+
+def test_the_same_model_gives_the_same_bytes_and_a_named_batch(tmp_path):
+    class Two(nn.Module):
+        def forward(self, left, right):
+            return torch.relu(left - right)
+
+    args = (torch.randn(1, 4), torch.randn(1, 4))
+    for name in ("a.onnx", "b.onnx"):
+        export_onnx(Two(), args, tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    for value in (*graph.input[:2], *graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"

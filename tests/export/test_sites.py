@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from noisystore.export.sites import find_sites
 from noisystore.export.torch_graph import dataflow, trace
 from noisystore.ortops.errors import InputError
-from torch import nn
 
 
 def sites(model, args, request="activation"):

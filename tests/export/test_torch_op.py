@@ -4,11 +4,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from noisystore.export import NoisyStore, instrument, noise
 from noisystore.export.torch_op import noise_tensors, store
 from noisystore.ortops import reference
 from noisystore.ortops.errors import InputError
-from torch import nn
 
 TYPES = {
     "float16": torch.float16,

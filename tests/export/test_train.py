@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+
 from noisystore.export import RECIPES, accuracy, load_weights, save_weights, train, vgg
 from noisystore.ortops.errors import InputError
 

@@ -4,6 +4,7 @@
 import json
 
 import pytest
+
 from noisystore.runtime import bench
 from noisystore.runtime.cli import main
 

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import cli
 from noisystore.runtime.cli import COMMANDS, build_parser, main

@@ -6,6 +6,7 @@ import sqlite3
 
 import numpy as np
 import pytest
+
 from noisystore.runtime.cli import main
 from noisystore.runtime.midpoint_curve import logistic
 from noisystore.runtime.midpoint_groups import fit_results

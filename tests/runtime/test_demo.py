@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from noisystore.ortops.errors import InputError
 from noisystore.runtime.cli import main
 from noisystore.runtime.demo import run_demo

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+
 from noisystore.ortops.errors import InputError
 from noisystore.runtime.midpoint import Points, fit_midpoint
 from noisystore.runtime.midpoint_curve import crossing, decreasing, even_weights, logistic

@@ -6,6 +6,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
+
 from noisystore.ortops.errors import InputError
 from noisystore.runtime.midpoint import Points, fit_midpoint
 from noisystore.runtime.midpoint_curve import logistic
