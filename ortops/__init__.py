@@ -5,6 +5,7 @@ from .errors import InputError
 from .library import (
     apply,
     count_flips,
+    empty_call,
     instruction_set,
     library_path,
     library_version,
@@ -18,6 +19,7 @@ __all__ = [
     "InputError",
     "apply",
     "count_flips",
+    "empty_call",
     "instruction_set",
     "library_path",
     "library_version",

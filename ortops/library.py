@@ -73,18 +73,21 @@ def _install_folders() -> list[pathlib.Path]:
     return [pathlib.Path(folder) for folder in noisystore.ortops.__path__]
 
 
+_APPLY_ARGUMENTS = (
+    ctypes.POINTER(_Call),
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+)
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     path = library_path()
     try:
         library = ctypes.CDLL(path)
-        library.noisystore_apply.argtypes = (
-            ctypes.POINTER(_Call),
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_char_p,
-            ctypes.c_size_t,
-        )
+        library.noisystore_apply.argtypes = _APPLY_ARGUMENTS
         library.noisystore_count_flips.argtypes = (
             ctypes.POINTER(_Call),
             ctypes.c_void_p,
@@ -297,6 +300,17 @@ def prepared_apply(x: npt.NDArray[Any], bit_error_rate: Any, **options: Any) -> 
     if run() != 0:
         raise InputError(message.value.decode())
     return run
+
+
+def empty_call(run: Callable[[], int]) -> Callable[[], int]:
+    """Return a call with the arguments of a `prepared_apply` to a function that does nothing.
+
+    What it takes is the cost of the foreign call itself.
+    """
+    assert isinstance(run, functools.partial)
+    nothing = _library()["noisystore_noise_model"]  # ignores its arguments
+    nothing.argtypes = _APPLY_ARGUMENTS
+    return functools.partial(nothing, *run.args)
 
 
 def count_flips(

@@ -12,18 +12,19 @@ from .session import NoisySession
 from .sweep import sweep
 
 if TYPE_CHECKING:
-    from .midpoint import fit_midpoint
+    from .midpoint import Points, fit_midpoint
+    from .midpoint_groups import fit_results
 
-__all__ = ["NoisySession", "Results", "fit_midpoint", "sweep"]
+__all__ = ["NoisySession", "Points", "Results", "fit_midpoint", "fit_results", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
     # Boards start slowly: SciPy is imported by what needs it, as is ONNX Runtime.
-    if name != "fit_midpoint":
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .midpoint import fit_midpoint
+    from . import midpoint, midpoint_groups
 
-    return fit_midpoint
+    return getattr(midpoint_groups if name == "fit_results" else midpoint, name)
 
 
 def __dir__() -> list[str]:

@@ -30,8 +30,8 @@ _SEEDS = 32
 def bench_operator(*, quick: bool = False, elements: int = ELEMENTS) -> dict[str, Any]:
     """Time the operator on float32 in place on one thread, against memcpy of the same tensor.
 
-    Both are called through ctypes with prepared arguments; the cost of a foreign call that does
-    nothing (memmove of 0 bytes) is measured and subtracted from both. Measurements alternate, and
+    Both are called through ctypes with prepared arguments; the cost of a foreign call with the same
+    arguments that does nothing is measured and subtracted from each. Measurements alternate, and
     medians are reported. The plan of the noise model is computed in every call, and counts.
 
     Parameters
@@ -54,16 +54,17 @@ def bench_operator(*, quick: bool = False, elements: int = ELEMENTS) -> dict[str
     copy = np.empty_like(values)
     memmove = functools.partial(ctypes.memmove, copy.ctypes.data, values.ctypes.data)
     work: dict[Any, list[Callable[[], Any]]] = {
-        "call": [functools.partial(memmove, 0)] * _SEEDS,
+        "empty memcpy": [functools.partial(memmove, 0)] * _SEEDS,
         "memcpy": [functools.partial(memmove, values.nbytes)] * _SEEDS,
     }
     for rate in OPERATOR_RATES:
         work[rate] = [
             ortops.prepared_apply(values, rate, seed=seed, out=values) for seed in range(_SEEDS)
         ]
+    work["empty call"] = [ortops.empty_call(run) for run in work[OPERATOR_RATES[0]]]
     medians = interleaved(work, rounds=9 if quick else 41, seconds=2e-3 if quick else 4e-3)
-    call = medians["call"]
-    memcpy = medians["memcpy"] - call
+    call = medians["empty call"]
+    memcpy = medians["memcpy"] - medians["empty memcpy"]
     rows = []
     for rate in OPERATOR_RATES:
         spent = max(medians[rate] - call, 0.0)

@@ -31,6 +31,7 @@ _GROUP = (
     "batch_size",
     "noise_model",
     "classes",
+    "metric_name",
 )
 
 

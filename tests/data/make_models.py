@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from noisystore.ortops.formats import ELEMENT_TYPES
+from noisystore.ortops.formats import ELEMENT_TYPES, STORAGE_FORMATS
 from noisystore.ortops.noise_inputs import (
     ALL_BITS,
     BIT_ERROR_RATE,
@@ -96,9 +96,7 @@ def write(
                 "rows_per_sample": attributes["rows_per_sample"],
             }
         )
-    helper.set_model_props(
-        model, {SITES_KEY: json.dumps(records), NOISE_MODEL_KEY: NOISE_MODEL}
-    )
+    helper.set_model_props(model, {SITES_KEY: json.dumps(records), NOISE_MODEL_KEY: NOISE_MODEL})
     onnx.checker.check_model(model)
     onnx.save(model, FOLDER / f"{name}.onnx")
 
@@ -106,15 +104,15 @@ def write(
 def element_type_model(kind: str, code: int, word_bits: int) -> None:
     """x [N, 4, C] -> two sites -> y [N, 8, C]: what the second reads beside what it gives.
 
-    Site 0 may write in place; site 1 not, for its input has another reader. NumPy lacks bfloat16,
-    so that graph begins and ends with float32.
+    Site 0 may write in place; site 1, which names its format, not: its input has another reader.
+    NumPy lacks bfloat16, so that graph begins and ends with float32.
     """
     outer = TensorProto.FLOAT if kind == "bfloat16" else code
     nodes = [
         helper.make_node("Transpose", ["typed_x"], ["t"], perm=[0, 2, 1]),
         store("t", "t.read", 0),
         helper.make_node("Transpose", ["t.read"], ["u"], perm=[0, 2, 1]),
-        store("u", "u.read", 1, storage_format=kind),
+        store("u", "u.read", 1, storage_format=kind if kind in STORAGE_FORMATS else "native"),
         helper.make_node("Concat", ["u", "u.read"], ["typed_y"], axis=1),
     ]
     if outer != code:

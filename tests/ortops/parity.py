@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare NoisyStore in this ONNX Runtime with `ortops.apply` and the NumPy oracle, bit for bit.
+
+`python tests/ortops/parity.py` needs noisystore, NumPy and ONNX Runtime, nothing else;
+.ci/check_ort_versions runs it against several versions. The models are those of
+tests/data/make_models.py. With a runtime that is too old, checks that the error says so.
+Prints one line; exits with 1 on a difference.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from noisystore import ortops
+from noisystore.ortops import reference
+from noisystore.ortops.formats import ELEMENT_TYPES
+from noisystore.ortops.noise_inputs import (
+    ALL_BITS,
+    NOISE_INPUTS,
+    mask_table,
+    rate_table,
+    sample_index_array,
+    seed_array,
+)
+
+DATA = pathlib.Path(__file__).parent.parent / "data"
+OLDEST = (1, 17)
+THREADS = (1, 2)
+Array = npt.NDArray[Any]
+
+
+class Noise(NamedTuple):
+    """One setting of the four noise inputs."""
+
+    rate: Any
+    mask: Any = None
+    seed: int = 0
+    sample_index: Any = 0
+
+    def feeds(self, sites: int) -> dict[str, Array]:
+        arrays = (
+            rate_table(self.rate, sites),
+            mask_table(self.mask, sites),
+            seed_array(self.seed),
+            sample_index_array(self.sample_index),
+        )
+        return dict(zip(NOISE_INPUTS, arrays, strict=True))
+
+
+SCATTERED = (4294967295, 7, 0, 7)  # four samples
+LOW, HIGH = -(1 << 63), (1 << 63) - 1
+NOISES = (
+    Noise(0),
+    Noise(0.0, seed=1, sample_index=SCATTERED),
+    Noise(1e-9, seed=2),
+    Noise(1e-4, seed=3, sample_index=9999),
+    Noise(1e-3, seed=-1, sample_index=SCATTERED),
+    Noise(1e-3, seed=HIGH, sample_index=4294967294),  # the index wraps
+    Noise(0.01, 0x7C, 5, SCATTERED),
+    Noise(0.01, [ALL_BITS, 0x81], LOW, 12),
+    Noise(0.031, 1, 7),
+    Noise(0.03125, None, 8, SCATTERED),
+    Noise(0.2, 0x5555555555555555, 9),
+    Noise(0.5, [0, ALL_BITS], 10, SCATTERED),
+    Noise(1.0, None, 11),
+    Noise(1.0, 0x18, 11, SCATTERED),
+    Noise((0, 0.002), None, 12, SCATTERED),
+    Noise((0.002, 0), None, 12),
+    Noise((0.02, 0.001), 0xF0F0F0F0F0F0F0F0, 13, SCATTERED),
+    Noise((0.2, 1e-6), None, 14),
+    Noise((0.05, 0.3), [0x3F, 0xFE], 15, SCATTERED),
+    Noise((1, 0), None, 16),
+    Noise((0, 1), None, 16, SCATTERED),
+    Noise([[0.3, 0.1], [1e-3, 0.01]], [ALL_BITS, 0x7F], 17, SCATTERED),
+    Noise([[0, 0], [0.04, 0.04]], None, 18),
+)
+# Enough work for the session's threads; too much for the oracle.
+LARGE_NOISES = (
+    Noise(1e-3, seed=20, sample_index=SCATTERED),
+    Noise(0.01, 0x7F, 21),
+    Noise(0.1, None, 22, SCATTERED),
+    Noise((0.02, 0.004), None, 23, SCATTERED),
+    Noise([[0.5, 0.25], [0.03, 0.03]], None, 24),
+)
+
+
+def session(name: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # overridable initializers warn
+    options.intra_op_num_threads = threads
+    ortops.register(options)
+    return onnxruntime.InferenceSession(
+        str(DATA / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def bits(x: Array) -> Array:
+    """Return the stored words; floats that are equal may differ in them."""
+    return np.ascontiguousarray(x).view(f"uint{8 * x.dtype.itemsize}")
+
+
+class Comparison:
+    """Counts the cases and keeps the first differences."""
+
+    def __init__(self) -> None:
+        self.cases = 0
+        self.differences: list[str] = []
+
+    def equal(self, what: str, got: Array, expected: Array) -> None:
+        self.cases += 1
+        if got.shape != expected.shape or got.dtype != expected.dtype:
+            self.differences.append(
+                f"{what}: expected {expected.dtype} {expected.shape}, got {got.dtype} {got.shape}"
+            )
+            return
+        wrong = np.count_nonzero(bits(got) != bits(expected))
+        if wrong:
+            self.differences.append(f"{what}: {wrong} of {got.size} elements differ")
+
+    def apply(self, what: str, x: Array, noise: Noise, site: int, **options: Any) -> Array:
+        """Return what the site makes of x: the library and, for small x, the oracle agree on it."""
+        arguments = {
+            "bit_mask": noise.mask,
+            "seed": noise.seed,
+            "site": site,
+            "sample_index": noise.sample_index,
+            **options,
+        }
+        y = ortops.apply(x, noise.rate, **arguments)
+        in_place = x.copy()
+        ortops.apply(in_place, noise.rate, out=in_place, **arguments)
+        self.equal(f"{what} site {site}, apply in place", in_place, y)
+        if x.size <= 1024:
+            oracle = reference.apply(x, noise.rate, **arguments)
+            self.equal(f"{what} site {site}, apply and oracle", y, oracle)
+        return y
+
+
+def words(kind: str, shape: tuple[int, ...]) -> Array:
+    """Return any bit patterns of a type, NaN and infinity among them."""
+    rng = np.random.default_rng(len(kind) + shape[-1])
+    dtype = np.dtype("uint16" if kind == "bfloat16" else kind)
+    x = rng.integers(0, 256, (*shape, dtype.itemsize), dtype=np.uint8).view(dtype)[..., 0]
+    if kind == "bfloat16":  # passes through float32, which keeps no NaN's payload
+        x &= np.uint16(0xBFFF)
+    return np.ascontiguousarray(x)
+
+
+def widened(bfloat16: Array) -> Array:
+    """Return bfloat16 words as float32 with one kind of NaN."""
+    x = (bfloat16.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.where(np.isnan(x), np.float32(np.nan), x)
+
+
+def two_sites(comparison: Comparison, what: str, x: Array, noise: Noise, kind: str) -> Array:
+    """Return what a graph `type_*` makes of x [N, 4, C]."""
+    transposed = np.ascontiguousarray(x.transpose(0, 2, 1))
+    first = comparison.apply(what, transposed, noise, 0)
+    u = np.ascontiguousarray(first.transpose(0, 2, 1))
+    return np.concatenate([u, comparison.apply(what, u, noise, 1, storage_format=kind)], axis=1)
+
+
+def check_element_type(comparison: Comparison, kind: str) -> None:
+    sessions = {threads: session(f"type_{kind}", threads) for threads in THREADS}
+    for columns, noises in ((13, NOISES), (3001, LARGE_NOISES)):
+        x = words(kind, (4, 4, columns))
+        for noise in noises:
+            what = f"{kind}[4, 4, {columns}] {noise}"
+            y = two_sites(comparison, what, x, noise, kind)
+            feed, expected = (widened(x), widened(y)) if kind == "bfloat16" else (x, y)
+            for threads, runner in sessions.items():
+                (got,) = runner.run(None, {"x": feed, **noise.feeds(2)})
+                if kind == "bfloat16":
+                    got = np.where(np.isnan(got), np.float32(np.nan), got)
+                comparison.equal(f"{what}, {threads} threads", got, expected)
+    clean = sessions[1].run(None, {"x": feed})[0]
+    comparison.equal(f"{kind}, default noise", clean, np.concatenate([feed, feed], axis=1))
+
+
+def check_rows(comparison: Comparison) -> None:
+    """Sites of two rows a sample, of all rows sample 0, and of all rows one sample."""
+    x = words("float32", (8, 5))
+    for threads in THREADS:
+        runner = session("rows_per_sample", threads)
+        for noise in NOISES:
+            if isinstance(noise.mask, list) or np.ndim(noise.rate) == 2:
+                continue  # tables of two sites
+            outputs = runner.run(None, {"x": x, **noise.feeds(3)})
+            read = x
+            for site, rows in enumerate((2, 0, -1)):
+                what = f"rows_per_sample={rows} {noise}, {threads} threads"
+                negative = (bits(read) ^ np.uint32(1 << 31)).view(np.float32)
+                expected = comparison.apply(what, negative, noise, site, rows_per_sample=rows)
+                comparison.equal(what, outputs[site], expected)
+                read = outputs[site]
+
+
+def check_convolutions(comparison: Comparison) -> None:
+    """A net whose sites lie between convolutions, with and without in-place use."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)
+    for threads in THREADS:
+        plain, probed = session("conv_relu", threads), session("conv_relu_probed", threads)
+        for noise in NOISES:
+            what = f"conv_relu {noise}, {threads} threads"
+            feeds = {"x": x, **noise.feeds(2)}
+            y, *probes = probed.run(None, feeds)
+            for site, (stored, read) in enumerate(zip(probes[::2], probes[1::2], strict=True)):
+                comparison.equal(what, read, comparison.apply(what, stored, noise, site))
+            comparison.equal(f"{what}, in place", plain.run(None, feeds)[0], y)
+
+
+def check(comparison: Comparison) -> None:
+    for kind in ELEMENT_TYPES:
+        check_element_type(comparison, kind)
+    check_rows(comparison)
+    check_convolutions(comparison)
+
+
+def release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def refusal() -> Iterator[str]:
+    """Yield what is wrong with the refusal of a runtime that is too old."""
+    expected = f"needs ONNX Runtime 1.17 or newer; this is {onnxruntime.__version__}"
+    try:
+        ortops.register(onnxruntime.SessionOptions())
+    except ortops.InputError as error:
+        if expected not in str(error):
+            yield f"expected the error to say {expected!r}, got {str(error)!r}"
+    else:
+        yield f"expected an error that says {expected!r}, got none"
+
+
+def main() -> int:
+    name = f"onnxruntime {onnxruntime.__version__}"
+    if release(onnxruntime.__version__) < OLDEST:
+        differences = list(refusal())
+        passed = f"{name}: refused, and the error says which version is needed"
+    else:
+        comparison = Comparison()
+        check(comparison)
+        differences = comparison.differences
+        passed = f"{name}: {comparison.cases} cases equal"
+    if differences:
+        print(f"{name}: {len(differences)} differences, the first of them:")
+        print("\n".join(f"  {line}" for line in differences[:5]))
+        return 1
+    print(passed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
