@@ -15,8 +15,6 @@ import time
 from typing import Any
 
 import torch
-from noisystore.runtime import bench
-from noisystore.runtime.commands.common import table
 from peer_operators import (
     SAMPLE,
     WORD_BITS,
@@ -26,6 +24,9 @@ from peer_operators import (
     available,
     versions,
 )
+
+from noisystore.runtime import bench
+from noisystore.runtime.commands.common import table
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
 SIZES = (SAMPLE, 64 * SAMPLE)

@@ -12,8 +12,8 @@ HELP = "time the operator and the harness on this machine"
 DESCRIPTION = """\
 Time the operator alone (float32, in place, one thread) as a ratio to memcpy of the same tensor;
 with --model also an annotated graph in ONNX Runtime, noisy against all rates 0. The cost of a
-foreign call that does nothing is measured and subtracted from operator and memcpy. All figures are medians of
-measurements made in turn, in one run."""
+foreign call that does nothing is measured and subtracted from operator and memcpy. All figures are
+medians of measurements made in turn, in one run."""
 EXAMPLE = "noisystore bench --model vgg-a.onnx --clean vgg-a-plain.onnx --data digits"
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from noisystore.ortops import noise_inputs
 from noisystore.runtime.dataset import Dataset
-from onnx import TensorProto, helper, numpy_helper
 
 CLASSES = 10
 

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
+
 from noisystore.ortops import InputError
 from noisystore.runtime.dataset import Dataset, load, prepare
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from noisystore.ortops import InputError
 from noisystore.runtime.metrics import Scores, predict, score, top_k
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from noisystore.ortops import InputError
 from noisystore.runtime.metrics import Scores
 from noisystore.runtime.results import Point, Results, pack_bits, results_rows, unpack_bits

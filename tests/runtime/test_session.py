@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from noisystore.ortops import InputError, noise_inputs
 from noisystore.runtime import NoisySession
-from onnx import TensorProto, helper, numpy_helper
 
 
 @pytest.fixture(scope="module")

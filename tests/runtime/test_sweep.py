@@ -8,6 +8,7 @@ import io
 
 import numpy as np
 import pytest
+
 from noisystore.ortops import InputError, count_flips
 from noisystore.runtime import NoisySession, Results, sweep
 from noisystore.runtime.dataset import Dataset

@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+
 from noisystore.ortops import InputError
 from noisystore.runtime import Results, sweep
 from noisystore.runtime.results import results_rows
