@@ -147,7 +147,8 @@ class SparseExact(Operator):
     """Sparse torch whose flips are independent bit by bit, as NoisyStore's are.
 
     Poisson hits with repeats removed flip every bit independently. Repeats are removed by sorting
-    where flips are few, and in a byte a bit where they are many.
+    where flips are few, and in a byte a bit where they are many; masks are made for the values
+    hit or, where they are many, for all.
     """
 
     name = "sparse torch, exact"
@@ -159,19 +160,21 @@ class SparseExact(Operator):
         return -math.expm1(-asked)
 
     def flip(self, values: Tensor, asked: float) -> None:
-        for part in values.view(torch.int32).view(-1).split(SAMPLE if asked > 1 / 64 else 1 << 40):
-            places = _places(part.numel() * WORD_BITS, asked)
-            part.bitwise_xor_(
-                _mask_by_bytes(places, part.numel())
-                if asked > 1 / 64
-                else _mask_by_sorting(places, part.numel())
-            )
-
-
-def _mask_by_sorting(places: Tensor, elements: int) -> Tensor:
-    places = places.unique()
-    mask = torch.zeros(elements, dtype=torch.int32)
-    return mask.index_add_(0, places >> 5, _BITS.index_select(0, places & 31))
+        words = values.view(torch.int32).view(-1)
+        if asked > 1 / 64:
+            for part in words.split(SAMPLE):
+                places = _places(part.numel() * WORD_BITS, asked)
+                part.bitwise_xor_(_mask_by_bytes(places, part.numel()))
+            return
+        places = _places(words.numel() * WORD_BITS, asked).unique()
+        element, bits = places >> 5, _BITS.index_select(0, places & 31)
+        if asked > 3e-4:
+            mask = torch.zeros_like(words).index_add_(0, element, bits)
+            words.bitwise_xor_(mask)
+            return
+        element, which = torch.unique_consecutive(element, return_inverse=True)
+        mask = torch.zeros(len(element), dtype=torch.int32).index_add_(0, which, bits)
+        words.index_put_((element,), words.index_select(0, element) ^ mask)
 
 
 def _mask_by_bytes(places: Tensor, elements: int) -> Tensor:

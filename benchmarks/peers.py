@@ -91,7 +91,7 @@ def measure(
             continue
         values = torch.empty(elements // SAMPLE, SAMPLE).uniform_(-0.9, 0.9)
         work[operator.name] = operator.calls(values, asked, 32 if elements == SAMPLE else 4)
-    rounds = 3 if quick else 31 if elements == SAMPLE else 7
+    rounds = 3 if quick else 31 if elements == SAMPLE else 11
     medians = bench.interleaved(work, rounds=rounds, seconds=1e-3 if quick else 4e-3)
     rows = []
     for operator in operators:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..ortops.errors import InputError
 from .dataflow import Node, Scope
-from .kinds import ATEN_KINDS, FILLED, STORE
+from .kinds import ACTIVATIONS, ATEN_KINDS, FILLED, STORE
 from .regions import inline_grad_regions, refuse_hidden_activations
 
 _MULTIPLE = frozenset({"max_pool", "layer_norm", "batch_norm", "group_norm"})
@@ -181,7 +181,13 @@ def is_symbolic(length: Any) -> bool:
 
 
 def make_functional(module: fx.GraphModule) -> None:
-    """Replace in-place operations on activations by their functional forms where that is exact."""
+    """Replace in-place operations on activations by their functional forms where that is exact.
+
+    Raises
+    ------
+    InputError
+        An activation function is applied in place to a view whose base is read later.
+    """
     graph = module.graph
     position = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
@@ -200,6 +206,12 @@ def make_functional(module: fx.GraphModule) -> None:
             for user in alias.users
         )
         if elsewhere:
+            kind, _ = _kind(node)
+            if kind in ACTIVATIONS:
+                raise InputError(
+                    f"the model changes part of a tensor in place by {kind}, where no site can be "
+                    "placed; write that part out of place"
+                )
             continue
         node.target = functional
         target.replace_all_uses_with(node, delete_user_cb=lambda u, now=now: position[u] > now)

@@ -75,14 +75,14 @@ def check_storage_format(storage_format: str, kind: ElementType) -> None:
     InputError
         An unknown format, or one that this version does not store the type in.
     """
-    if storage_format in {"native", kind.name}:
-        return
-    if storage_format not in STORAGE_FORMATS:
+    if storage_format != "native" and storage_format not in STORAGE_FORMATS:
         raise InputError(
             f"storage_format: unknown format {storage_format!r}; "
             f"expected native or {', '.join(STORAGE_FORMATS)}"
         )
-    raise InputError(
-        f"storage_format: this version does not store a {kind.name} tensor as "
-        f"{storage_format!r}; expected native or {kind.name}"
-    )
+    if storage_format not in {"native", kind.name}:
+        own = f" or {kind.name}" if kind.name in STORAGE_FORMATS else ""
+        raise InputError(
+            f"storage_format: this version does not store a {kind.name} tensor as "
+            f"{storage_format!r}; expected native{own}"
+        )

@@ -57,15 +57,19 @@ bool check_format(std::int32_t type, const char* storage_format, std::int64_t ro
         "int8, uint8 or int32",
         type);
   }
+  if (storage_format != nullptr && !is_format(storage_format)) {
+    return message.set(
+        "storage_format: unknown format '%.40s'; expected native, float32, float64, float16, "
+        "bfloat16, int8 or uint8",
+        storage_format);
+  }
   if (storage_format != nullptr && std::strcmp(storage_format, "native") != 0 &&
       std::strcmp(storage_format, known->name) != 0) {
-    if (!is_format(storage_format)) {
-      return message.set("storage_format: unknown format '%.40s'; expected native or %s",
-                         storage_format, known->name);
-    }
     return message.set(
-        "storage_format: this version does not store a %s tensor as '%s'; expected native or %s",
-        known->name, storage_format, known->name);
+        "storage_format: this version does not store a %s tensor as '%s'; "
+        "expected native%s%s",
+        known->name, storage_format, is_format(known->name) ? " or " : "",
+        is_format(known->name) ? known->name : "");
   }
   if (rows_per_sample < -1) {
     return message.set("rows_per_sample: expected -1, 0 or a positive number, got %lld",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ONNX Runtime operator noisystore::NoisyStore and its registration (NoisyStore.md).
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -293,11 +294,21 @@ OrtStatus* domain_of(const OrtApi* api, std::uint32_t version, ort::CustomOpDoma
   return nullptr;
 }
 
+// The minor version of "1.<minor>.<patch>". Asking for a newer table than a runtime has prints an
+// error, so it is told beforehand; what cannot be read is taken for new.
+std::uint32_t newest_api(const OrtApiBase* base) {
+  const char* dot = std::strchr(base->GetVersionString(), '.');
+  const long minor = dot == nullptr ? 0 : std::strtol(dot + 1, nullptr, 10);
+  return minor > 0 && minor < static_cast<long>(ort::kInplaceApi)
+             ? static_cast<std::uint32_t>(minor)
+             : ort::kInplaceApi;
+}
+
 // Silence would end in "NoisyStore(-1) is not a registered function/op".
-OrtStatus* too_old(const OrtApiBase* base) {
+OrtStatus* too_old(const OrtApiBase* base, std::uint32_t version) {
   Message line;
   line.set("NoisyStore needs ONNX Runtime 1.17 or newer; this is %s", base->GetVersionString());
-  for (std::uint32_t version = ort::kOldestApi - 1; version > 0; --version) {
+  for (; version > 0; --version) {
     if (const OrtApi* api = base->GetApi(version)) {
       return ort::CreateStatus(api, ort::kFail, line.text);
     }
@@ -310,10 +321,9 @@ OrtStatus* too_old(const OrtApiBase* base) {
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace noisystore;
-  std::uint32_t version = ort::kInplaceApi;
-  const OrtApi* api = base->GetApi(version);
-  if (api == nullptr) api = base->GetApi(--version);
-  if (api == nullptr) return too_old(base);
+  const std::uint32_t version = newest_api(base);
+  const OrtApi* api = version < ort::kOldestApi ? nullptr : base->GetApi(version);
+  if (api == nullptr) return too_old(base, version);
   try {
     ort::CustomOpDomain* domain = nullptr;
     RETURN_IF_ERROR(domain_of(api, version, &domain));

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 HELP = "fit the midpoint noise level to a sweep's results"
 DESCRIPTION = """\
 Fit accuracy against bit error rate with the paper's logistic curve (eq. 2), one fit for each
-model, mask, data set and provider in the file. The midpoint is the rate at which the accuracy
+model, mask, data set and provider in the files. The midpoint is the rate at which the accuracy
 is half way between clean and chance. Where the rates swept do not hold it, the result says so."""
 EXAMPLE = "noisystore fit results.sqlite --plot midpoint.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("results", metavar="FILE.sqlite", help="written by `noisystore sweep`")
+    parser.add_argument(
+        "results", metavar="FILE.sqlite", nargs="+", help="written by `noisystore sweep`"
+    )
     parser.add_argument(
         "--axis",
         choices=("log10", "linear"),
@@ -47,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from ..midpoint_groups import fit_results
 
     check_plot(args.plot)
-    groups = fit_results(args.results, axis=args.axis, confidence=args.confidence)
+    groups = [
+        group
+        for path in args.results
+        for group in fit_results(path, axis=args.axis, confidence=args.confidence)
+    ]
     if args.plot is not None:
         draw(groups, args.plot)
         progress(f"wrote {args.plot}")
@@ -59,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def draw(groups: list[Group], path: str) -> None:
-    """Draw all groups of a results file into one figure."""
+    """Draw all groups into one figure."""
     from ..plot import Curve, plot_accuracy
 
     curves = [Curve(group.label, group.points, group.fit) for group in groups]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from noisystore.export import export_onnx, load_model
+from noisystore.export import export_onnx, instrument, load_model
 
 
 def counts(result):
@@ -99,6 +99,13 @@ def test_transformer_encoder(activation, tmp_path, runner, same_bits):
     ]
     assert [s["rows_per_sample"] for s in result.sites] == [1, 1]
     assert split_invariant(run, x, len(result.sites))
+
+
+def test_the_fused_encoder_path_hides_no_site():
+    model = Encoder("relu").eval().requires_grad_(False)
+    with torch.no_grad():
+        noisy = instrument(model, args=torch.randn(2, 7, 6))
+    assert len(noisy.sites) == 2
 
 
 class Attention(nn.Module):

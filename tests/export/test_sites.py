@@ -218,18 +218,36 @@ def test_bad_requests_name_the_valid_forms(request_, word):
     assert "'activation', 'layer', 'input'" in message or "modules are" in message
 
 
-def test_in_place_on_a_view_keeps_its_meaning():
+def test_in_place_on_a_view():
     class Half(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
         def forward(self, x):
             y = x * 2
-            y[:, :2].relu_()
-            return y
+            self.function(y[:, :2])
+            return torch.relu(y)
 
-    model = Half()
-    traced = trace(model, torch.randn(2, 4))
     x = torch.randn(3, 4)
+    model = Half(lambda part: part.add_(1))
+    traced = trace(model, torch.randn(2, 4))
     torch.testing.assert_close(traced.module(x)[0], model(x))
-    assert len(find_sites(dataflow(traced.module, model), "activation")) == 1
+    with pytest.raises(InputError, match="in place by relu"):
+        trace(Half(torch.relu_), torch.randn(2, 4))
+    with pytest.raises(InputError, match="in place by clip"):
+        trace(Half(lambda part: part.clamp_(0, 6)), torch.randn(2, 4))
+
+
+def test_in_place_operations_leave_the_input_alone():
+    class Changing(nn.Module):
+        def forward(self, x):
+            return x.relu_() + 1
+
+    traced = trace(Changing(), torch.randn(2, 4))
+    x = -torch.ones(2, 4)
+    assert traced.module(x)[0].eq(1).all()
+    assert x.eq(-1).all()
 
 
 def test_readers_of_a_tensor_changed_in_place_read_the_site():
