@@ -20,7 +20,7 @@ import onnxruntime
 
 from noisystore import ortops
 from noisystore.ortops import reference
-from noisystore.ortops.formats import ELEMENT_TYPES
+from noisystore.ortops.formats import ELEMENT_TYPES, STORAGE_FORMATS
 from noisystore.ortops.noise_inputs import (
     ALL_BITS,
     NOISE_INPUTS,
@@ -164,7 +164,8 @@ def two_sites(comparison: Comparison, what: str, x: Array, noise: Noise, kind: s
     transposed = np.ascontiguousarray(x.transpose(0, 2, 1))
     first = comparison.apply(what, transposed, noise, 0)
     u = np.ascontiguousarray(first.transpose(0, 2, 1))
-    return np.concatenate([u, comparison.apply(what, u, noise, 1, storage_format=kind)], axis=1)
+    own = kind if kind in STORAGE_FORMATS else "native"
+    return np.concatenate([u, comparison.apply(what, u, noise, 1, storage_format=own)], axis=1)
 
 
 def check_element_type(comparison: Comparison, kind: str) -> None:
