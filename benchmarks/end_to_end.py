@@ -31,6 +31,7 @@ from peer_operators import (
     SparseLastWins,
     Unavailable,
     available,
+    rounded,
     versions,
 )
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def main() -> None:
     print("import ...", file=sys.stderr)
     result["import_seconds"] = bench.import_seconds(quick=args.quick)
     result["machine"]["load_after"] = bench.machine()["load"]
-    print(json.dumps(result, indent=1) if args.json else text(result))
+    print(json.dumps(rounded(result), indent=1) if args.json else text(result))
 
 
 def in_onnxruntime(model: nn.Module, batch: int, threads: int, quick: bool) -> dict[str, Any]:

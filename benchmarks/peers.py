@@ -22,6 +22,7 @@ from peer_operators import (
     Operator,
     Unavailable,
     available,
+    rounded,
     versions,
 )
 
@@ -67,7 +68,7 @@ def main() -> None:
                 row |= effective[type(operator), rate]
             result["rows"] += rows
     result["machine"]["load_after"] = bench.machine()["load"]
-    print(json.dumps(result, indent=1) if args.json else text(result))
+    print(json.dumps(rounded(result), indent=1) if args.json else text(result))
 
 
 def measure(

@@ -70,9 +70,7 @@ def rate_table(bit_error_rate: Any, sites: int) -> npt.NDArray[np.float64]:
     return np.ascontiguousarray(np.broadcast_to(rates, (sites, 2)))
 
 
-def mask_table(
-    bit_mask: int | Sequence[int] | npt.NDArray[Any] | None, sites: int
-) -> npt.NDArray[np.uint64]:
+def mask_table(bit_mask: Any, sites: int) -> npt.NDArray[np.uint64]:
     """Turn a bit-mask argument into the array that input 2 takes.
 
     Parameters
@@ -98,7 +96,7 @@ def mask_table(
             f"bit mask: expected one integer or {sites} (one a site), got an array "
             f"of {np.ndim(bit_mask)} axes"
         )
-    values = [bit_mask] * sites if np.ndim(bit_mask) == 0 else list(bit_mask)  # type: ignore[arg-type]
+    values = [bit_mask] * sites if np.ndim(bit_mask) == 0 else list(bit_mask)
     if len(values) != sites:
         raise InputError(
             f"bit mask: expected one integer or {sites} (one a site), got {len(values)}"

@@ -161,7 +161,7 @@ def test_a_process_reports_bad_input_in_one_line():
         ([], "expected a command"),
         (["fly"], "invalid choice: 'fly'"),
         (["fit"], "required: FILE.sqlite"),
-        (["fit", "a", "b"], "unrecognized arguments: b"),
+        (["inspect", "a", "b"], "unrecognized arguments: b"),
         (["fit", "a", "--ax", "linear"], "unrecognized arguments"),
     ],
 )

@@ -131,6 +131,15 @@ def test_json(tmp_path, capsys):
     assert {key: entry[key] for key in expected} == expected
 
 
+def test_several_files_in_one_call(tmp_path, capsys):
+    first = write(tmp_path / "first.sqlite")
+    second = write(tmp_path / "second.sqlite")
+    assert main(["fit", str(first), str(second), "--json"]) == 0
+    fits = json.loads(capsys.readouterr().out)
+    assert len(fits) == 2
+    assert fits[0]["midpoint"] == fits[1]["midpoint"]
+
+
 def test_axis_and_confidence(tmp_path, capsys):
     path = write(tmp_path / "r.sqlite")
     wide = fit(capsys, path, "--confidence", "0.99")[1][0]["interval"]
