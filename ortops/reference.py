@@ -172,8 +172,8 @@ def _dense_flips(
         one = np.where(stored, wanted[1], wanted[0])
         flips |= undecided & one & ~digit
         undecided &= one == digit
-    lanes = flips[: len(words) * word_bits].reshape(len(words), word_bits)
-    return (lanes.astype(np.uint64) << lanes_of_word).sum(axis=1, dtype=np.uint64)
+    flipped = flips[: len(words) * word_bits].reshape(len(words), word_bits)
+    return (flipped.astype(np.uint64) << lanes_of_word).sum(axis=1, dtype=np.uint64)
 
 
 def flip_words(

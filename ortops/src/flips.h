@@ -117,15 +117,17 @@ NOISYSTORE_HD void compare_digit(const Bits& digit, const Bits& one, Bits& undec
   undecided &= ~(digit ^ one);
 }
 
-// Flips of one 32-bit part: what is sure before the first digit. Returns the lanes left to decide.
+// One 32-bit part before the first digit: the flips that are sure, and the lanes left to decide.
+// (Results go through references: what returns a wide vector by value has another ABI in each
+// instruction set.)
 template <class Bits>
-NOISYSTORE_HD Bits open_lanes(const Sampler& s, const Bits& stored, const Bits& noisy,
-                              Bits& flips) {
+NOISYSTORE_HD void open_lanes(const Sampler& s, const Bits& stored, const Bits& noisy, Bits& flips,
+                              Bits& undecided) {
   const Bits none = noisy ^ noisy;
   const Bits zeros = noisy & ~stored, ones = noisy & stored;
   flips = (s.certain[0] ? zeros : none) | (s.certain[1] ? ones : none);
-  return (s.certain[0] || s.threshold[0] == 0 ? none : zeros) |
-         (s.certain[1] || s.threshold[1] == 0 ? none : ones);
+  undecided = (s.certain[0] || s.threshold[0] == 0 ? none : zeros) |
+              (s.certain[1] || s.threshold[1] == 0 ? none : ones);
 }
 
 // Threshold digit r (0 is worth 1/2) of stored zeros or ones, as a word of equal bits.
@@ -138,7 +140,7 @@ NOISYSTORE_HD void sample_group(const Sampler& s, std::uint32_t group, std::uint
                                 const std::uint32_t stored[4], const std::uint32_t noisy[4],
                                 std::uint32_t flips[4]) {
   std::uint32_t undecided[4], digit[4];
-  for (int i = 0; i < 4; ++i) undecided[i] = open_lanes(s, stored[i], noisy[i], flips[i]);
+  for (int i = 0; i < 4; ++i) open_lanes(s, stored[i], noisy[i], flips[i], undecided[i]);
   for (int r = 0; r < s.digits; ++r) {
     if ((undecided[0] | undecided[1] | undecided[2] | undecided[3]) == 0) break;
     const std::uint32_t counter[4] = {static_cast<std::uint32_t>(r), group, s.site, sample};

@@ -299,7 +299,7 @@ FORCE_INLINE void dense_range(const Call& call, std::uint64_t first, std::uint64
         for (int l = 0; l < kLanes; ++l) valid[l] &= inside(lanes.count[l] * s.word_bits, i);
       }
       if constexpr (kSymmetric) stored[i] = valid;  // any value: both directions are alike
-      undecided[i] = open_lanes(s, stored[i], valid, flips[i]);
+      open_lanes(s, stored[i], valid, flips[i], undecided[i]);
     }
     // Sinks apply flips by exclusive or, so that a group's late flips can follow on their own.
     bool open;

@@ -10,6 +10,7 @@
 inline void plain_flip(const noisystore::Call& call, unsigned char* words) {
   using namespace noisystore;
   const Sampler& s = call.sampler;
+  if (s.regime == Regime::kNone) return;
   const std::uint64_t size = block_elements(s);
   for (std::uint64_t row = 0; row < call.samples; ++row) {
     for (std::uint64_t block = 0; block < call.blocks_per_sample; ++block) {
@@ -27,7 +28,7 @@ inline void plain_flip(const noisystore::Call& call, unsigned char* words) {
                              at[position / 8] ^= static_cast<unsigned char>(1 << position % 8);
                            }
                          });
-      } else if (s.regime == Regime::kDense) {
+      } else {
         std::uint32_t stored[4] = {}, noisy[4], flips[4];
         const std::size_t bytes = count * s.word_bits / 8;
         std::memcpy(stored, at, bytes);
