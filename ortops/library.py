@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import InputError
 from .formats import ELEMENT_TYPES, element_type
-from .noise_inputs import mask_table, rate_table, sample_index_array, seed_array
+from .noise_inputs import noise_of_site, sample_index_array, seed_array
 
 _TYPE_OF_WORD = {8: "uint8", 16: "float16", 32: "float32", 64: "float64"}
 _MESSAGE_SIZE = 512
@@ -149,14 +149,7 @@ def _call(
     rows_per_sample: int,
 ) -> tuple[_Call, tuple[Any, ...]]:
     """Fill a call; the second value holds the memory that the call points into."""
-    if not isinstance(site, (int, np.integer)) or not 0 <= site < 1 << 32:
-        raise InputError(f"site: expected an integer from 0 to 2^32-1, got {site!r}")
-    rates = rate_table(bit_error_rate, _rows(bit_error_rate))
-    if len(rates) > 1 and site >= len(rates):
-        raise InputError(f"site: {site} is out of range, bit_error_rate has {len(rates)} rows")
-    masks = mask_table(bit_mask, 1 if bit_mask is None or np.ndim(bit_mask) == 0 else len(bit_mask))
-    if len(masks) > 1 and site >= len(masks):
-        raise InputError(f"site: {site} is out of range, bit_mask has {len(masks)} elements")
+    p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site)
     samples = sample_index_array(sample_index)
     extents = (ctypes.c_int64 * max(len(shape), 1))(*shape)
     call = _Call(
@@ -171,17 +164,12 @@ def _call(
         rows_per_sample=rows_per_sample,
         sample_index=samples.ctypes.data,
         sample_index_count=len(samples),
-        p01=rates[site if len(rates) > 1 else 0, 0],
-        p10=rates[site if len(rates) > 1 else 0, 1],
-        bit_mask=int(masks[site if len(masks) > 1 else 0]),
+        p01=p01,
+        p10=p10,
+        bit_mask=mask,
         seed=int(seed_array(seed)[0]),
     )
     return call, (samples, extents)
-
-
-def _rows(bit_error_rate: Any) -> int:
-    """Rows of an [S, 2] rate argument, else 1."""
-    return len(bit_error_rate) if np.ndim(bit_error_rate) == 2 else 1
 
 
 def _prepare(
@@ -213,7 +201,8 @@ def _prepare(
         )
     if not out.flags.writeable:
         raise InputError("out: the array is read-only")
-    if out.ctypes.data != x.ctypes.data and np.may_share_memory(out, x):
+    x_address, out_address = x.ctypes.data, out.ctypes.data
+    if x_address != out_address and abs(x_address - out_address) < x.nbytes:
         raise InputError("out: overlaps x; expected x itself or other memory")
     call, memory = _call(
         kind.name,
@@ -232,8 +221,8 @@ def _prepare(
     run = functools.partial(
         _library().noisystore_apply,
         ctypes.byref(call),
-        ctypes.c_void_p(x.ctypes.data),
-        ctypes.c_void_p(out.ctypes.data),
+        ctypes.c_void_p(x_address),
+        ctypes.c_void_p(out_address),
         message,
         ctypes.c_size_t(_MESSAGE_SIZE),
     )

@@ -107,6 +107,43 @@ def mask_table(bit_mask: Any, sites: int) -> npt.NDArray[np.uint64]:
     return np.array([int(v) for v in values], dtype=np.uint64)
 
 
+def noise_of_site(bit_error_rate: Any, bit_mask: Any, site: int) -> tuple[float, float, int]:
+    """Pick one site's noise out of rate and mask arguments.
+
+    Parameters
+    ----------
+    bit_error_rate : float, (p01, p10), or array_like [S, 2]
+    bit_mask : int, array_like of int [S], or None
+    site : int
+
+    Returns
+    -------
+    (p01, p10, mask)
+
+    Raises
+    ------
+    InputError
+        A bad value, or a table without a row for the site.
+    """
+    if not isinstance(site, (int, np.integer)) or not 0 <= site < 1 << 32:
+        raise InputError(f"site: expected an integer from 0 to 2^32-1, got {site!r}")
+    if isinstance(bit_error_rate, float) and 0 <= bit_error_rate <= 1:  # the usual case, quickly
+        p01 = p10 = bit_error_rate
+    else:
+        is_table = np.ndim(bit_error_rate) == 2
+        table = rate_table(bit_error_rate, len(bit_error_rate) if is_table else 1)
+        if is_table and site >= len(table):
+            raise InputError(f"site: {site} is out of range, bit_error_rate has {len(table)} rows")
+        p01, p10 = map(float, table[site if is_table else 0])
+    if bit_mask is None:
+        return p01, p10, ALL_BITS
+    is_list = np.ndim(bit_mask) == 1
+    masks = mask_table(bit_mask, len(bit_mask) if is_list else 1)
+    if is_list and site >= len(masks):
+        raise InputError(f"site: {site} is out of range, bit_mask has {len(masks)} elements")
+    return p01, p10, int(masks[site if is_list else 0])
+
+
 def seed_array(seed: int) -> npt.NDArray[np.int64]:
     """Turn a seed, any integer of 64 bits, signed or not, into the int64 [1] that input 3 takes."""
     if not isinstance(seed, (int, np.integer)) or not -(1 << 63) <= int(seed) < (1 << 64):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .errors import InputError
 from .formats import check_storage_format, element_type
-from .noise_inputs import mask_table, rate_table, sample_index_array, seed_array
+from .noise_inputs import noise_of_site, sample_index_array, seed_array
 
 _U32 = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -227,10 +227,7 @@ def apply(
     x = np.ascontiguousarray(x)
     kind = element_type(x.dtype)
     check_storage_format(storage_format, kind)
-    rates = rate_table(bit_error_rate, len(bit_error_rate) if np.ndim(bit_error_rate) == 2 else 1)
-    rate = rates[site if len(rates) > 1 else 0]
-    masks = mask_table(bit_mask, 1 if bit_mask is None or np.ndim(bit_mask) == 0 else len(bit_mask))
-    mask = int(masks[site if len(masks) > 1 else 0])
+    p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site)
     indices = sample_index_array(sample_index)
     samples = 1
     if rows_per_sample > 0:
@@ -259,7 +256,7 @@ def apply(
             flip_words(
                 words[row],
                 kind.word_bits,
-                (float(rate[0]), float(rate[1])),
+                (p01, p10),
                 mask,
                 int(seed_array(seed)[0]),
                 site,
