@@ -3,7 +3,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
-CXX ?= c++
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+export CXX
 VENV ?= .venv
 BIN := $(VENV)/bin
 WHEELS := build/wheel
