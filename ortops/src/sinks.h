@@ -12,56 +12,87 @@ struct Lanes {
   bool whole;  // all lanes used, by whole blocks of one sample
 };
 
+// Candidates of a tile, with their thinning draws where p01 != p10. append_where may write a whole
+// vector past the last one.
+template <bool kSymmetric>
+struct Candidates {
+  static constexpr int kRoom = 7 * kLanes;
+  alignas(64) std::uint32_t position[kRoom];
+  alignas(64) std::uint32_t a_low[kSymmetric ? 1 : kRoom];
+  alignas(64) std::uint32_t a_high[kSymmetric ? 1 : kRoom];
+  int used = 0;
+};
+
 // Flips words in memory.
 struct FlipSink {
   unsigned char* words;
 
-  FORCE_INLINE void whole_tile(const Sampler& s, std::uint64_t, std::uint64_t first,
-                               const Vec flips[4]) {
+  // Dense: the flips of sixteen whole groups.
+  FORCE_INLINE void whole_groups(const Sampler& s, std::uint64_t, std::uint64_t first,
+                                 const Vec flips[4]) {
     xor_groups(words + first * s.word_bits / 8, flips);
   }
 
-  // Flips given as (lane << kPositionBits) + position.
-  FORCE_INLINE void positions(const Sampler& s, const Lanes& lanes, const std::uint32_t* flips,
-                              int flip_count) {
-    constexpr std::uint32_t kPosition = (1u << kPositionBits) - 1;
-    for (int i = 0; i < flip_count; ++i) {
-      const std::uint32_t l = flips[i] >> kPositionBits, position = flips[i] & kPosition;
-      const std::uint32_t element = element_of(s, position);
-      if (element >= lanes.count[l]) continue;
-      flip_bit(words, (lanes.first[l] + element) * s.word_bits +
-                          s.bit_of[position - element * s.noisy_bits]);
+  // Candidate i lies on `bit` of the four bytes at `at`.
+  template <bool kSymmetric>
+  FORCE_INLINE void flip_if_stands(const Sampler& s, const Candidates<kSymmetric>& found, int i,
+                                   unsigned char* at, std::uint32_t bit) {
+    std::uint32_t part, flip = 1;
+    std::memcpy(&part, at, 4);
+    if constexpr (!kSymmetric) {
+      flip = stands(s, part >> bit & 1, found.a_low[i] | std::uint64_t{found.a_high[i]} << 32);
+    }
+    part ^= flip << bit;
+    std::memcpy(at, &part, 4);
+  }
+
+  // Sparse, a tile of whole blocks: positions counted from its first block. Four bytes at a time,
+  // which a whole tile is a multiple of.
+  template <bool kSymmetric>
+  FORCE_INLINE void whole_tile(const Sampler& s, const Lanes& lanes,
+                               const Candidates<kSymmetric>& found) {
+    unsigned char* tile = words + lanes.first[0] * s.word_bits / 8;
+    if (s.noisy_bits == s.word_bits) {
+      for (int i = 0; i < found.used; ++i) {
+        const std::uint32_t bit = found.position[i];
+        flip_if_stands(s, found, i, tile + (bit >> 5) * 4, bit & 31);
+      }
+      return;
+    }
+    for (int i = 0; i < found.used; ++i) {
+      const std::uint32_t element = element_of(s, found.position[i]);
+      const std::uint32_t bit =
+          element * s.word_bits + s.bit_of[found.position[i] - element * s.noisy_bits];
+      flip_if_stands(s, found, i, tile + (bit >> 5) * 4, bit & 31);
     }
   }
 
-  // Flips of a whole tile, as positions counted from its first block. Four bytes at a time: a
-  // whole tile is a multiple of that long.
-  FORCE_INLINE void positions_in_tile(const Sampler& s, const Lanes& lanes,
-                                      const std::uint32_t* flips, int flip_count) {
-    unsigned char* tile = words + lanes.first[0] * s.word_bits / 8;
-    const auto flip = [tile](std::uint32_t bit) FORCE_INLINE_LAMBDA {
-      std::uint32_t part;
-      std::memcpy(&part, tile + (bit >> 5) * 4, 4);
-      part ^= 1u << (bit & 31);
-      std::memcpy(tile + (bit >> 5) * 4, &part, 4);
-    };
-    if (s.noisy_bits == s.word_bits) {
-      for (int i = 0; i < flip_count; ++i) flip(flips[i]);
-      return;
-    }
-    for (int i = 0; i < flip_count; ++i) {
-      const std::uint32_t element = element_of(s, flips[i]);
-      flip(element * s.word_bits + s.bit_of[flips[i] - element * s.noisy_bits]);
+  // Sparse, any tile: positions are (lane << kPositionBits) + position in the lane's block.
+  template <bool kSymmetric>
+  FORCE_INLINE void part_tile(const Sampler& s, const Lanes& lanes,
+                              const Candidates<kSymmetric>& found) {
+    constexpr std::uint32_t kPosition = (1u << kPositionBits) - 1;
+    for (int i = 0; i < found.used; ++i) {
+      const std::uint32_t l = found.position[i] >> kPositionBits;
+      const std::uint32_t position = found.position[i] & kPosition;
+      const std::uint32_t element = element_of(s, position);
+      if (element >= lanes.count[l]) continue;
+      std::uint64_t a = 0;
+      if constexpr (!kSymmetric) a = found.a_low[i] | std::uint64_t{found.a_high[i]} << 32;
+      flip_candidate(s, lanes.first[l] + element, s.bit_of[position - element * s.noisy_bits], a);
     }
   }
 
   template <class Words>
-  void candidates(const Sampler& s, const Lanes& lanes, int l, const Words& block_words) {
+  void plain_lane(const Sampler& s, const Lanes& lanes, int l, const Words& block_words) {
     visit_candidates(s, block_words, [&](std::uint32_t element, unsigned bit, std::uint64_t a) {
-      if (element >= lanes.count[l]) return;
-      const std::uint64_t at = (lanes.first[l] + element) * s.word_bits + bit;
-      if (stands(s, words[at >> 3] >> (at & 7) & 1, a)) flip_bit(words, at);
+      if (element < lanes.count[l]) flip_candidate(s, lanes.first[l] + element, bit, a);
     });
+  }
+
+  void flip_candidate(const Sampler& s, std::uint64_t element, unsigned bit, std::uint64_t a) {
+    const std::uint64_t at = element * s.word_bits + bit;
+    if (s.symmetric || stands(s, words[at >> 3] >> (at & 7) & 1, a)) flip_bit(words, at);
   }
 
   FORCE_INLINE void load(const Sampler& s, const Lanes& lanes, Vec stored[4]) {
@@ -91,8 +122,8 @@ struct CountSink {
     flips_of_row[row] += __builtin_popcountll(group.low) + __builtin_popcountll(group.high);
   }
 
-  FORCE_INLINE void whole_tile(const Sampler& s, std::uint64_t row, std::uint64_t,
-                               const Vec flips[4]) {
+  FORCE_INLINE void whole_groups(const Sampler& s, std::uint64_t row, std::uint64_t,
+                                 const Vec flips[4]) {
     for (int l = 0; l < kLanes; ++l) group(s, row, 0, 0, flips, l);
   }
 };

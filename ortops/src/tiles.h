@@ -94,13 +94,16 @@ class TileWords {
   BlockWords rest_;
 };
 
-// Sparse, p01 == p10: the common case without a branch per block. Draws 0 and 1 hold up to
-// kFastFlips candidates; a lane with more, with a rejected word, or whose count hangs on the low
-// half of u (once in 2^32) takes the plain way.
+// Sparse, without a branch per block. A lane with more than kFastFlips candidates, with a rejected
+// word, or whose count hangs on the low half of u (once in 2^32) takes the plain way. A candidate
+// takes one word, or three where p01 != p10: its position and the two of its thinning draw.
 constexpr int kFastFlips = 6;
 
-FORCE_INLINE void sparse_symmetric_tile(const Sampler& s, const Lanes& lanes, FlipSink& sink) {
-  Vec words[8];
+template <bool kSymmetric>
+FORCE_INLINE void sparse_tile(const Sampler& s, const Lanes& lanes, FlipSink& sink) {
+  constexpr int kStep = kSymmetric ? 1 : 3;
+  constexpr int kMostDraws = (2 + kStep * kFastFlips + 3) / 4;
+  Vec words[4 * kMostDraws];
   draw_tile(s, 0, lanes, words);
   Vec count{}, plain{};
   const int levels = s.max_flips < kFastFlips + 1 ? s.max_flips : kFastFlips + 1;
@@ -112,51 +115,39 @@ FORCE_INLINE void sparse_symmetric_tile(const Sampler& s, const Lanes& lanes, Fl
   for (int l = lanes.used; l < kLanes; ++l) count[l] = plain[l] = 0;
   if (!any(count | plain)) return;
   plain |= less(splat(kFastFlips), count);
-  const bool second_draw = any(less(splat(2), count));
-  if (second_draw) draw_tile(s, 1, lanes, words + 4);
-  const int most = second_draw ? kFastFlips : 2;
+  count &= ~plain;
+  int most = 0, draws = 1;
+  while (most < kFastFlips && any(less(splat(static_cast<std::uint32_t>(most)), count))) ++most;
+  for (; 4 * draws < 2 + kStep * most; ++draws) {
+    draw_tile(s, static_cast<std::uint32_t>(draws), lanes, words + 4 * draws);
+  }
 
   Vec position[kFastFlips];
   for (int c = 0; c < most; ++c) {
-    const Vec drawn = less(splat(static_cast<std::uint32_t>(c)), count);
     Vec low;
-    scale_tile(words[2 + c], s.block_bits, position[c], low);
+    scale_tile(words[2 + kStep * c], s.block_bits, position[c], low);
     Vec wrong = less(low, splat(s.reject_below));
     for (int d = 0; d < c; ++d) wrong |= equal(position[c], position[d]);
-    plain |= drawn & wrong;
+    plain |= wrong & less(splat(static_cast<std::uint32_t>(c)), count);
   }
   const Vec start = lanes.whole ? kBlockOfLane * s.block_bits : kLaneNumber << kPositionBits;
-  alignas(64) std::uint32_t flips[(kFastFlips + 1) * kLanes];
-  int flip_count = 0;
+  Candidates<kSymmetric> found;
   for (int c = 0; c < most; ++c) {
-    const Vec drawn = less(splat(static_cast<std::uint32_t>(c)), count);
-    flip_count += append_where(drawn & ~plain, position[c] + start, flips + flip_count);
+    const Vec drawn = less(splat(static_cast<std::uint32_t>(c)), count) & ~plain;
+    if constexpr (!kSymmetric) {
+      append_where(drawn, words[3 + kStep * c], found.a_low + found.used);
+      append_where(drawn, words[4 + kStep * c], found.a_high + found.used);
+    }
+    found.used += append_where(drawn, position[c] + start, found.position + found.used);
   }
   if (lanes.whole) {
-    sink.positions_in_tile(s, lanes, flips, flip_count);
+    sink.whole_tile(s, lanes, found);
   } else {
-    sink.positions(s, lanes, flips, flip_count);
+    sink.part_tile(s, lanes, found);
   }
   if (!any(plain)) return;
   for (int l = 0; l < lanes.used; ++l) {
-    if (plain[l]) sink.candidates(s, lanes, l, TileWords(s, words, second_draw ? 2 : 1, lanes, l));
-  }
-}
-
-// Sparse, p01 != p10: three words a candidate, so four draws hold the usual block.
-FORCE_INLINE void sparse_asymmetric_tile(const Sampler& s, const Lanes& lanes, FlipSink& sink) {
-  constexpr int kDraws = 4;
-  Vec words[4 * kDraws];
-  draw_tile(s, 0, lanes, words);
-  Vec some = ~less(splat(static_cast<std::uint32_t>(s.at_least[1] >> 32)), words[1]);
-  for (int l = lanes.used; l < kLanes; ++l) some[l] = 0;
-  if (!any(some)) return;
-  int draws = 1;
-  for (; draws < kDraws && 4 * draws < 2 + 3 * s.mean_flips; ++draws) {
-    draw_tile(s, static_cast<std::uint32_t>(draws), lanes, words + 4 * draws);
-  }
-  for (int l = 0; l < lanes.used; ++l) {
-    if (some[l]) sink.candidates(s, lanes, l, TileWords(s, words, draws, lanes, l));
+    if (plain[l]) sink.plain_lane(s, lanes, l, TileWords(s, words, draws, lanes, l));
   }
 }
 
@@ -180,17 +171,14 @@ FORCE_INLINE void sparse_count_tile(const Sampler& s, const Lanes& lanes, std::u
   }
 }
 
+template <bool kSymmetric>
 FORCE_INLINE void sparse_flip_range(const Call& call, std::uint64_t first, std::uint64_t last,
                                     FlipSink& sink) {
   const std::uint64_t size = block_elements(call.sampler);
   Lanes lanes;
   for (; first < last; first += kLanes) {
     place_lanes(call, first, last, size, lanes);
-    if (call.sampler.symmetric) {
-      sparse_symmetric_tile(call.sampler, lanes, sink);
-    } else {
-      sparse_asymmetric_tile(call.sampler, lanes, sink);
-    }
+    sparse_tile<kSymmetric>(call.sampler, lanes, sink);
   }
 }
 
@@ -306,7 +294,7 @@ FORCE_INLINE void dense_range(const Call& call, std::uint64_t first, std::uint64
     if (lanes.whole) {
       open = decide<kSymmetric, true>(s, lanes.block, lanes.sample, 0, usual, stored, undecided,
                                       flips);
-      sink.whole_tile(s, lanes.row[0], lanes.first[0], flips);
+      sink.whole_groups(s, lanes.row[0], lanes.first[0], flips);
     } else {
       open = decide<kSymmetric, false>(s, lanes.block, lanes.sample, 0, usual, stored, undecided,
                                        flips);
@@ -334,12 +322,13 @@ FORCE_INLINE void dense_range(const Call& call, std::uint64_t first, std::uint64
 
 void flip(const Call& call, unsigned char* words, std::uint64_t first, std::uint64_t last) {
   FlipSink sink{words};
-  if (call.sampler.regime == Regime::kSparse) {
-    sparse_flip_range(call, first, last, sink);
-  } else if (call.sampler.symmetric) {
-    dense_range<true>(call, first, last, sink);
+  const bool sparse = call.sampler.regime == Regime::kSparse;
+  if (call.sampler.symmetric) {
+    sparse ? sparse_flip_range<true>(call, first, last, sink)
+           : dense_range<true>(call, first, last, sink);
   } else {
-    dense_range<false>(call, first, last, sink);
+    sparse ? sparse_flip_range<false>(call, first, last, sink)
+           : dense_range<false>(call, first, last, sink);
   }
 }
 
