@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -145,16 +144,44 @@ def noise_of_site(bit_error_rate: Any, bit_mask: Any, site: int) -> tuple[float,
 
 
 def seed_array(seed: int) -> npt.NDArray[np.int64]:
-    """Turn a seed, any integer of 64 bits, signed or not, into the int64 [1] that input 3 takes."""
+    """Turn a seed into the array that input 3 takes.
+
+    Parameters
+    ----------
+    seed : int
+        64 bits, signed or not.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape [1]
+
+    Raises
+    ------
+    InputError
+        No integer, or one of more than 64 bits.
+    """
     if not isinstance(seed, (int, np.integer)) or not -(1 << 63) <= int(seed) < (1 << 64):
         raise InputError(f"seed: expected an integer of 64 bits, got {seed!r}")
     return np.array([int(seed) & ALL_BITS], dtype=np.uint64).view(np.int64)
 
 
-def sample_index_array(
-    sample_index: int | Sequence[int] | npt.NDArray[Any],
-) -> npt.NDArray[np.int64]:
-    """Turn a sample index, or one a sample, into the int64 [1] or [N] that input 4 takes."""
+def sample_index_array(sample_index: Any) -> npt.NDArray[np.int64]:
+    """Turn sample indices into the array that input 4 takes.
+
+    Parameters
+    ----------
+    sample_index : int or array_like of int [N]
+        Data-set index of a batch's first sample, or of each.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape [1] or [N]
+
+    Raises
+    ------
+    InputError
+        No integers, none at all, or more than one axis.
+    """
     values = np.asarray(sample_index)
     if values.ndim > 1 or values.size == 0 or not np.issubdtype(values.dtype, np.integer):
         raise InputError(

@@ -60,8 +60,9 @@ def _fraction64(x: float) -> int:
     return int(Fraction(x) * (1 << 64))
 
 
-def sparse_plan(p: float, k: int) -> Plan:
+def sparse_plan(bit_error_rate: float, noisy_bits: int) -> Plan:
     """Compute the plan of the sparse regime from the larger rate and the number of noisy bits."""
+    p, k = bit_error_rate, noisy_bits
     m = max(m for m in range(16) if m == 0 or 2.0**m * k * p <= 4)
     n = 2**m * k
     t = 1.0
@@ -223,8 +224,16 @@ def apply(
     rows_per_sample: int = 1,
     out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
-    """Do what `noisystore.ortops.apply` does, slowly; parameters and errors are the same."""
-    x = np.ascontiguousarray(x)
+    """Do what `noisystore.ortops.apply` does, slowly.
+
+    Parameters, result and errors are those of `noisystore.ortops.apply`.
+
+    Raises
+    ------
+    InputError
+        Any argument that does not fit.
+    """
+    x = np.asarray(x, order="C")
     kind = element_type(x.dtype)
     check_storage_format(storage_format, kind)
     p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site)

@@ -54,8 +54,9 @@ typedef struct noisystore_call {
   int64_t seed;
 } noisystore_call;
 
-/* Writes the noisy tensor to y, which may be x. Returns 0, or 1 with one line in `message`
- * (zero-terminated, cut to message_size) and y untouched. */
+/* Writes the noisy tensor to y, which may be x but must not overlap it otherwise; neither is null.
+ * Returns 0, or 1 with one line in `message` (zero-terminated, cut to message_size) and y
+ * untouched. */
 NOISYSTORE_API int noisystore_apply(const noisystore_call* call, const void* x, void* y,
                                     char* message, size_t message_size);
 

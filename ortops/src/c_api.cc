@@ -51,7 +51,7 @@ int noisystore_count_flips(const noisystore_call* call, int64_t* flips, char* me
 uint64_t noisystore_samples(const noisystore_call* call) {
   if (call->rows_per_sample <= 0) return 1;
   const int64_t rows = call->rank > 0 ? call->shape[0] : 1;
-  return static_cast<uint64_t>(rows / call->rows_per_sample);
+  return rows < 0 ? 0 : static_cast<uint64_t>(rows / call->rows_per_sample);
 }
 
 const char* noisystore_version(void) { return NOISYSTORE_VERSION; }

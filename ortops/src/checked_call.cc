@@ -12,16 +12,21 @@ namespace noisystore {
 namespace {
 
 bool geometry(const noisystore_call& in, Call& call, Message& message) {
-  std::uint64_t total = 1;
+  bool empty = false;
   for (std::uint32_t i = 0; i < in.rank; ++i) {
     if (in.shape[i] < 0) {
       return message.set("X: extent of axis %u is negative (%lld)", i,
                          static_cast<long long>(in.shape[i]));
     }
+    empty |= in.shape[i] == 0;
+  }
+  std::uint64_t total = empty ? 0 : 1;
+  for (std::uint32_t i = 0; i < in.rank && !empty; ++i) {
     if (__builtin_mul_overflow(total, static_cast<std::uint64_t>(in.shape[i]), &total)) {
       return message.set("X: the number of elements exceeds 64 bits");
     }
   }
+  if (total >> 58 != 0) return message.set("X: the number of bits exceeds 64 bits");
   call.samples = 1;
   if (in.rows_per_sample > 0) {
     const std::int64_t rows = in.rank > 0 ? in.shape[0] : 1;
@@ -95,7 +100,7 @@ bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& 
   static const std::int64_t kSampleZero = 0;
   call.sample_index = in.rows_per_sample == 0 ? &kSampleZero : in.sample_index;
   call.sample_index_is_list = false;
-  if (in.rows_per_sample != 0 && call.samples > 0) {
+  if (in.rows_per_sample != 0) {
     if (in.sample_index == nullptr || in.sample_index_count == 0) {
       return message.set("sample_index: expected one value or one a sample, got none");
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -73,6 +74,9 @@ OrtStatus* read_attributes(const ort::KernelInfo* info, Kernel& kernel) {
                  &kernel.rows_per_sample);
   read_attribute(api, ort::KernelInfoGetAttribute_float, info, "scale", &kernel.scale);
   read_attribute(api, ort::KernelInfoGetAttribute_int64, info, "zero_point", &zero_point);
+  if (zero_point != static_cast<std::int32_t>(zero_point)) {
+    return fail(api, kernel.node, "attribute 'zero_point' does not fit 32 bits");
+  }
   kernel.zero_point = static_cast<std::int32_t>(zero_point);
 
   size = 0;  // the first call tells the size and fails or not by version; the second reads
@@ -135,7 +139,9 @@ OrtStatus* read_noise(const Kernel& kernel, const ort::KernelContext* context,
   bool good = true;
   const auto extent = [](const Tensor& t) { return static_cast<long long>(t.shape[0]); };
   if (rates.rank != 2 || rates.shape[1] != 2) {
-    good = problem.set("bit_error_rate: expected shape [sites, 2], got rank %zu", rates.rank);
+    good = problem.set("bit_error_rate: expected shape [sites, 2], got %zu axes, the last of %lld",
+                       rates.rank,
+                       rates.rank == 0 ? 0 : static_cast<long long>(rates.shape[rates.rank - 1]));
   } else if (rates.shape[0] <= static_cast<std::int64_t>(kernel.site)) {
     good = problem.set("bit_error_rate: has %lld rows, but this is site %u", extent(rates),
                        kernel.site);
@@ -148,8 +154,9 @@ OrtStatus* read_noise(const Kernel& kernel, const ort::KernelContext* context,
     good = problem.set("sample_index: expected shape [1] or [samples]");
   }
   if (!good) return fail(kernel.api, kernel.node, problem.text);
-  call.p01 = static_cast<const double*>(rates.data)[2 * kernel.site];
-  call.p10 = static_cast<const double*>(rates.data)[2 * kernel.site + 1];
+  const double* rate = static_cast<const double*>(rates.data) + std::size_t{2} * kernel.site;
+  call.p01 = rate[0];
+  call.p10 = rate[1];
   call.bit_mask = static_cast<const std::uint64_t*>(masks.data)[kernel.site];
   call.seed = *static_cast<const std::int64_t*>(seed.data);
   call.sample_index = static_cast<const std::int64_t*>(samples.data);
@@ -272,23 +279,26 @@ OrtStatus* infer_shape(const ort::CustomOp* op, ort::ShapeInferContext* context)
   return ort::ShapeInferContext_SetOutputTypeShape(api, context, 0, shape);
 }
 
-// Sessions keep pointers to domain and operator, so these live as long as the library.
+// Sessions keep pointers to domain and operator, and sessions of static lifetime end after any
+// destructor that could run here: so these are never destroyed.
 struct Registration {
   std::unique_ptr<Operator> cpu;
   ort::CustomOpDomain* domain = nullptr;
 };
 
 OrtStatus* domain_of(const OrtApi* api, std::uint32_t version, ort::CustomOpDomain** domain) {
-  static std::mutex mutex;
-  static std::map<const OrtApi*, Registration> registrations;
+  static auto& mutex = *new std::mutex;
+  static auto& registrations = *new std::map<const OrtApi*, Registration>;
   const std::lock_guard<std::mutex> lock(mutex);
   Registration& known = registrations[api];
+  if (known.cpu == nullptr) known.cpu = std::make_unique<Operator>(api, version);
   if (known.domain == nullptr) {
-    known.cpu = std::make_unique<Operator>(api, version);
-    ort::CustomOpDomain* made = nullptr;
-    RETURN_IF_ERROR(ort::CreateCustomOpDomain(api, "noisystore", &made));
-    RETURN_IF_ERROR(ort::CustomOpDomain_Add(api, made, known.cpu.get()));
-    known.domain = made;
+    RETURN_IF_ERROR(ort::CreateCustomOpDomain(api, "noisystore", &known.domain));
+    if (OrtStatus* failed = ort::CustomOpDomain_Add(api, known.domain, known.cpu.get())) {
+      ort::ReleaseCustomOpDomain(api, known.domain);
+      known.domain = nullptr;
+      return failed;
+    }
   }
   *domain = known.domain;
   return nullptr;
@@ -328,7 +338,9 @@ extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApi
     ort::CustomOpDomain* domain = nullptr;
     RETURN_IF_ERROR(domain_of(api, version, &domain));
     return ort::AddCustomOpDomain(api, options, domain);
-  } catch (const std::bad_alloc&) {
-    return ort::CreateStatus(api, ort::kFail, "NoisyStore: out of memory");
+  } catch (const std::exception& error) {  // none may cross the C ABI
+    Message line;
+    line.set("NoisyStore: %s", error.what());
+    return ort::CreateStatus(api, ort::kFail, line.text);
   }
 }

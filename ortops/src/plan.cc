@@ -70,7 +70,7 @@ void plan_dense(Sampler& s, double p01, double p10) {
 
 Sampler make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t bit_mask,
                      std::int64_t seed, std::uint32_t site) {
-  Sampler s;
+  Sampler s{};
   s.symmetric = p01 == p10;
   s.word_bits = static_cast<std::uint8_t>(word_bits);
   s.mask = word_bits == 64 ? bit_mask : bit_mask & ((std::uint64_t{1} << word_bits) - 1);

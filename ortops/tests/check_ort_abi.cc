@@ -89,6 +89,7 @@ CHECK_FUNCTION(KernelInfoGetAttribute_int64);
 CHECK_FUNCTION(KernelInfoGetAttribute_string);
 CHECK_FUNCTION(KernelContext_GetInput);
 CHECK_FUNCTION(KernelContext_GetOutput);
+CHECK_FUNCTION(ReleaseCustomOpDomain);
 CHECK_FUNCTION(ReleaseStatus);
 CHECK_FUNCTION(ReleaseTensorTypeAndShapeInfo);
 CHECK_FUNCTION(KernelInfo_GetNodeName);

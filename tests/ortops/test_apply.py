@@ -189,7 +189,12 @@ GOOD = np.ones((4, 10), np.float32)
         ({"storage_format": "int8"}, "does not store a float32 tensor as 'int8'"),
         ({"x": GOOD.astype(np.int32), "storage_format": "int32"}, "unknown format 'int32'"),
         ({"rows_per_sample": 3}, "no multiple of rows_per_sample"),
-        ({"rows_per_sample": -2}, "rows_per_sample: expected -1, 0"),
+        ({"rows_per_sample": -2}, "rows_per_sample: expected an integer from -1"),
+        ({"rows_per_sample": 2**64 + 1}, "rows_per_sample: expected an integer"),
+        ({"zero_point": 2**40}, "zero_point: expected an integer"),
+        ({"scale": "1"}, "scale: expected a number"),
+        ({"storage_format": None}, "storage_format: expected a format's name"),
+        ({"storage_format": "native\0x"}, "storage_format: expected a format's name"),
         ({"x": GOOD.astype(np.complex64)}, "x: expected one of"),
         ({"x": GOOD.astype(">f4")}, "byte order"),
         ({"out": np.ones((4, 11), np.float32)}, "out: expected a C-contiguous array"),
@@ -204,6 +209,36 @@ def test_bad_arguments(arguments, problem):
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
     assert np.all(GOOD == 1)
+
+
+@pytest.mark.parametrize("shape", [(2**64 + 4, 10), (-5, 10), (2**50,), (2**40, 2**40), (1.5, 2)])
+def test_bad_shapes(shape):
+    with pytest.raises(InputError):
+        count_flips(shape, 32, 0.1)
+
+
+def test_empty_shapes_are_no_overflow():
+    assert count_flips((2, 2**40, 2**40, 0), 32, 0.1).tolist() == [0, 0]
+
+
+def test_oracle_and_library_agree_on_edges():
+    scalar = np.float32(1.5).reshape(())
+    for implementation in (apply, reference.apply):
+        assert implementation(scalar, 0.5).shape == ()
+        with pytest.raises(InputError):
+            implementation(np.empty((0, 5), np.float32), 0.5, sample_index=[1, 2])
+
+
+@pytest.mark.parametrize(
+    "rate", [1e-300, 5e-324, 1e-19, np.nextafter(1 / 32, 0), 1 / 32, 1 - 2**-53]
+)
+@pytest.mark.parametrize("mask", [1, 0x80000000, 0x1FFFFFF, 2**64 - 1])
+def test_extreme_rates(rate, mask):
+    x = random_array((2, 700), "float32")
+    for other in (rate, rate / 2, 0.0):
+        options = {"bit_mask": mask, "site": 2**32 - 1, "sample_index": 2**63 - 1, "seed": -1}
+        pair = (rate, other)
+        assert same(apply(x, pair, **options), reference.apply(x, pair, **options))
 
 
 def test_bad_memory():

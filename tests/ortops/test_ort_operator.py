@@ -262,7 +262,7 @@ def test_unsupported_element_type():
 
 
 def test_library_missing_or_foreign(tmp_path, monkeypatch):
-    library._library.cache_clear()
+    library.load.cache_clear()
     monkeypatch.setattr(library, "_install_folders", list)
     monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     with pytest.raises(InputError, match="which is not there; install the package again"):
@@ -278,7 +278,7 @@ def test_library_missing_or_foreign(tmp_path, monkeypatch):
                        check=True)  # fmt: skip
         with pytest.raises(InputError, match="is not a NoisyStore library"):
             register(ort.SessionOptions())
-    library._library.cache_clear()
+    library.load.cache_clear()
 
 
 def test_registering_again_and_concurrent_runs():
