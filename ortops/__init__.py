@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NoisyStore operator: its library, its Python face and its NumPy reference."""
 
+from . import reference
 from .calls import apply, count_flips, empty_call, prepared_apply
 from .errors import InputError
 from .library import instruction_set, library_path, library_version, register
@@ -16,5 +17,6 @@ __all__ = [
     "library_path",
     "library_version",
     "prepared_apply",
+    "reference",
     "register",
 ]
