@@ -123,6 +123,17 @@ def _clip(node: Node) -> Match | None:
     return kind, inside
 
 
+def _slope(node: Node) -> Match | None:
+    """LeakyReLU as max(x, a*x), with 0 < a < 1."""
+    for x, y in (node.inputs[:2], node.inputs[1::-1]):
+        if not isinstance(x, Node) or not isinstance(y, Node):
+            continue
+        for inner, a, c, steps in _affine_steps(y):
+            if inner is x and c == 0 and 0 < a < 1:
+                return "leaky_relu", steps
+    return None
+
+
 def _scaled_clip(node: Node) -> Match | None:
     """HardSigmoid as k * clip(a*x + c, 0, 1/k)."""
     for inner, k, c, interior in _affine_steps(node):
@@ -372,7 +383,7 @@ def _upstream(node: Node) -> list[Node]:
 
 _RULES: dict[str, tuple[Callable[[Node], Match | None], ...]] = {
     "clip": (_clip,),
-    "maximum": (_clip,),
+    "maximum": (_clip, _slope),
     "minimum": (_clip,),
     "mul": (_product, _scaled_clip),
     "div": (_quotient, _product, _scaled_clip),

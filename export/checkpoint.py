@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from ..ortops.errors import InputError
-from .files import write_whole
+from ..ortops.files import write_whole
 
 Array = npt.NDArray[Any]
 
@@ -24,31 +25,71 @@ Array = npt.NDArray[Any]
 def run_key(
     model: nn.Module,
     settings: Mapping[str, Any],
-    seed: int,
-    images: Array,
-    labels: Array,
-) -> str:
-    """Name a run by its network, data, settings and seed."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
-    digest.update(labels.tobytes())
-    shapes = [[name, list(p.shape)] for name, p in model.named_parameters()]
-    described = json.dumps([dict(settings), seed, shapes, digest.hexdigest()])
-    return hashlib.sha256(described.encode()).hexdigest()
+    data: Mapping[str, tuple[Array, Array]],
+) -> dict[str, str]:
+    """Describe a run by all that decides its outcome.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of which the modules and the shapes of the state count, not the weights.
+    settings : mapping
+        Name to value, such as the seed; what JSON can hold.
+    data : mapping
+        Name to (images, labels).
+
+    Returns
+    -------
+    dict of str to str
+        Name of a part to its value (the settings) or to a digest of it.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    # Addresses, as in the repr of a function, differ from process to process.
+    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))
+    key = {"network": _digest(json.dumps([layers, shapes]).encode())}
+    for name, (images, labels) in data.items():
+        shape = str(images.shape).encode()
+        key[name] = _digest(shape, np.ascontiguousarray(images), np.ascontiguousarray(labels))
+    return key | {name: json.dumps(value, default=str) for name, value in settings.items()}
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def save_checkpoint(
     path: Path,
-    run: str,
+    run: Mapping[str, str],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     done: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write all that is needed to go on after an epoch."""
+    """Write all that is needed to go on after an epoch.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Written whole or not at all.
+    run : mapping
+        Of `run_key`.
+    model, optimizer, schedule
+        Whose states are kept.
+    done : sequence of mapping
+        A record of every epoch so far.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save(
         {
-            "run": run,
+            "run": dict(run),
             "state_dict": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "schedule": {
@@ -63,12 +104,26 @@ def save_checkpoint(
 
 def restore_checkpoint(
     path: Path,
-    run: str,
+    run: Mapping[str, str],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> list[dict[str, Any]]:
-    """Load a checkpoint of this run, and give its epochs' records.
+    """Load a checkpoint of this run.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of `save_checkpoint`.
+    run : mapping
+        Of `run_key`; the checkpoint's must be the same.
+    model, optimizer, schedule
+        Whose states are set.
+
+    Returns
+    -------
+    list of dict
+        The epochs' records.
 
     Raises
     ------
@@ -77,10 +132,11 @@ def restore_checkpoint(
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["run"] != run:
+        differing = _difference(saved["run"], run)
+        if differing:
             raise InputError(
-                f"checkpoint {path} is of another run (network, data, settings or seed); "
-                "choose another path, or start afresh with resume off"
+                f"checkpoint {path} is of another run, with another {differing}; choose another "
+                "path, or start afresh with resume off"
             )
         model.load_state_dict(saved["state_dict"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -93,3 +149,16 @@ def restore_checkpoint(
             f"checkpoint {path}: expected one written by train, got {type(error).__name__}; "
             "delete it, or choose another path"
         ) from error
+
+
+def _difference(saved: Any, run: Mapping[str, str]) -> str:
+    """Name the parts that differ; with both values where they are short."""
+    if not isinstance(saved, dict):  # one digest of all, as written before
+        return "form of checkpoint"
+    found = []
+    for name in dict.fromkeys([*run, *saved]):
+        old, new = saved.get(name, "none"), run.get(name, "none")
+        if old != new:
+            short = len(f"{old}{new}") < 64
+            found.append(f"{name} ({old} there, {new} here)" if short else name)
+    return ", ".join(found)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,11 +14,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from ..ortops.errors import InputError
+from .examples import flatten_args
 from .kinds import STORE
 from .rows import measure_rows
 from .sites import Choice, Request, find_sites, parse_sites
 from .storage import check_name, site_format, word_bits
-from .torch_graph import Trace, dataflow, flatten_args, is_symbolic, trace
+from .torch_graph import Trace, dataflow, is_symbolic, trace
 from .torch_op import NOISE_NAMES, NoisyStore, noise_tensors
 
 
@@ -69,7 +70,13 @@ class Instrumented(nn.Module):
 
     @property
     def sites(self) -> list[Site]:
-        """Records of the sites, by number; known once the model is traced."""
+        """Records of the sites, by number.
+
+        Raises
+        ------
+        InputError
+            The model is not traced yet.
+        """
         if self._latest is None:
             raise InputError("the sites are known after the first call; or pass args to instrument")
         return self._latest.sites
@@ -84,9 +91,13 @@ class Instrumented(nn.Module):
         """
         leaves, spec = flatten_args(args)
         shapes = tuple(
-            (v.dtype, tuple(v.shape[1:]), v.dim()) if isinstance(v, Tensor) else v for v in leaves
+            (v.dtype, tuple(v.shape[1:]), v.dim()) if isinstance(v, Tensor) else (type(v), v)
+            for v in leaves
         )
         form = (spec, shapes)
+        odd = [type(v).__name__ for v in leaves if not isinstance(v, (Tensor, Hashable))]
+        if odd:
+            raise InputError(f"arguments: expected tensors and numbers, got {odd[0]}")
         key = (tuple(m.training for m in self.model.modules()), form)
         found = self._traces.get(key)
         if found is None:
@@ -110,8 +121,26 @@ class Instrumented(nn.Module):
         sites = insert_stores(traced, choices, rows, self.storage_format)
         return NoisyTrace(traced, sites, _links(traced.module, self.model))
 
-    def forward(self, *args: Any) -> Any:
-        """Run the model with the noise that is set."""
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Run the model with the noise that is set.
+
+        Parameters
+        ----------
+        *args
+            The model's, by position.
+        **keywords
+            None: a traced graph and an ONNX file take arguments by position.
+
+        Raises
+        ------
+        InputError
+            A keyword argument, or a model that cannot be traced with these arguments.
+        """
+        if keywords:
+            raise InputError(
+                f"an instrumented model takes arguments by position, got {next(iter(keywords))!r} "
+                "by keyword; wrap the model in a module whose forward passes it on"
+            )
         noisy = self.traced(args)
         for copy, name, owner, attribute in noisy.links:
             tensor = getattr(owner, attribute)
@@ -160,6 +189,8 @@ def instrument(
     """
     if isinstance(model, Instrumented):
         raise InputError("instrument: the model is instrumented already; pass the original")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     check_name(storage_format)
     wrapped = Instrumented(model, parse_sites(sites), storage_format)
     if args is not None:
@@ -249,17 +280,37 @@ def insert_stores(
 ) -> list[Site]:
     """Put a NoisyStore at every chosen tensor and give the graph its four noise inputs.
 
+    Parameters
+    ----------
+    traced : Trace
+        Changed in place.
+    choices : list of Choice
+        Of `find_sites`, in execution order.
+    rows : list of int
+        rows_per_sample of each.
+    storage_format : str
+        Of all but the NoisyStore modules, which keep their own.
+
     Returns
     -------
     list of Site
         In execution order.
+
+    Raises
+    ------
+    InputError
+        The format cannot hold a site's type.
     """
     graph = traced.module.graph
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    taken = {node.target for node in graph.nodes if node.op == "placeholder"}
     inputs = []
     for name, value in zip(NOISE_NAMES, noise_tensors(len(choices)), strict=True):
         with graph.inserting_after(last):
-            last = graph.placeholder(f"noise_{name}")
+            own = f"noise_{name}"
+            while own in taken:
+                own += "_"
+            last = graph.placeholder(own)
         last.meta["val"] = value
         inputs.append(last)
     records = []
@@ -329,9 +380,9 @@ def _elements(value: Tensor, batch: int) -> int:
 
 def _links(module: fx.GraphModule, model: nn.Module) -> list[tuple[nn.Module, str, nn.Module, str]]:
     """Pair every parameter and buffer of the graph with the model's own."""
-    owners = dict(model.named_modules())
+    owners = dict(model.named_modules(remove_duplicate=False))
     links = []
-    for path, copy in module.named_modules():
+    for path, copy in module.named_modules(remove_duplicate=False):
         for name in [*copy._parameters, *copy._buffers]:
             owner = owners.get(path)
             if owner is not None and (name in owner._parameters or name in owner._buffers):

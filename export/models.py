@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 
 from ..ortops.errors import InputError
 from .networks import load_weights, vgg
+
+_NUMBERS = itertools.count()
 
 SPECS = "vgg-a, vgg-b, vgg-d, vgg-e, torchvision:NAME or FILE.py:function"
 
@@ -25,7 +30,7 @@ def load_model(
     *,
     weights: str | os.PathLike[str] | None = None,
     width: float = 1.0,
-    classes: int = 10,
+    classes: int | None = None,
 ) -> tuple[nn.Module, tuple[Any, ...]]:
     """Make a model and example arguments from its name.
 
@@ -38,8 +43,8 @@ def load_model(
         State dict to load.
     width : float
         Scales the channels of a VGG.
-    classes : int
-        Of a VGG.
+    classes : int, optional
+        Of a VGG (10 by default) or a torchvision network (its own number by default).
 
     Returns
     -------
@@ -54,15 +59,17 @@ def load_model(
     model: nn.Module
     args: tuple[Any, ...]
     if spec.lower() in ("vgg-a", "vgg-b", "vgg-d", "vgg-e"):
-        model = vgg(spec[-1], width=width, classes=classes)
+        model = vgg(spec[-1], width=width, classes=10 if classes is None else classes)
         args = (torch.zeros(2, 3, 32, 32),)
     else:
         if width != 1.0:
             raise InputError(f"width: only the VGGs have one, not {spec!r}; leave it out")
         if spec.startswith("torchvision:"):
-            model = _torchvision(spec.partition(":")[2])
+            model = _torchvision(spec.partition(":")[2], classes)
             args = (torch.zeros(2, 3, 224, 224),)
         elif ".py:" in spec:
+            if classes is not None:
+                raise InputError(f"classes: the function of {spec!r} decides them; leave it out")
             model, args = _from_file(spec)
         else:
             raise InputError(f"model: expected {SPECS}, got {spec!r}")
@@ -71,7 +78,7 @@ def load_model(
     return model.eval(), args
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str, classes: int | None) -> nn.Module:
     try:
         from torchvision.models import get_model, list_models
     except ImportError:
@@ -83,7 +90,9 @@ def _torchvision(name: str) -> nn.Module:
             f"model: torchvision has no model {name!r}; expected one such as vgg11_bn, resnet18 "
             "or mobilenet_v3_small"
         )
-    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    extra: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if name in ("googlenet", "inception_v3"):
+        extra["init_weights"] = False
     model: nn.Module = get_model(name, weights=None, **extra)
     model.normalization = IMAGENET_NORMALIZATION  # type: ignore[assignment]
     return model
@@ -94,16 +103,7 @@ def _from_file(spec: str) -> tuple[nn.Module, tuple[Any, ...]]:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"model {spec!r}: no file {path}")
-    module_spec = importlib.util.spec_from_file_location(f"noisystore_model_{path.stem}", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    source = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(source)
-    except Exception as error:
-        raise InputError(
-            f"model {spec!r}: {path} cannot be imported: {type(error).__name__}: {_first(error)}"
-        ) from error
+    source = _imported(path, spec)
     function = getattr(source, function_name, None)
     if not callable(function):
         raise InputError(f"model {spec!r}: {path} has no function {function_name!r}")
@@ -125,6 +125,27 @@ def _from_file(spec: str) -> tuple[nn.Module, tuple[Any, ...]]:
     return model, args if isinstance(args, tuple) else (_tensor(args, spec),)
 
 
+def _imported(path: Path, spec: str) -> Any:
+    """Import a file under a name of its own, which dataclasses and pickle look up."""
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"noisystore_model_{next(_NUMBERS)}_{stem}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    source = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = source
+    try:
+        module_spec.loader.exec_module(source)
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
+        raise InputError(
+            f"model {spec!r}: {path} cannot be imported: {type(error).__name__}: {_first(error)}"
+        ) from error
+    return source
+
+
 def _tensor(value: Any, spec: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise InputError(
@@ -134,5 +155,5 @@ def _tensor(value: Any, spec: str) -> Tensor:
     return value
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import onnxscript
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..ortops.errors import InputError
 from ..ortops.noise_inputs import DOMAIN, OPERATOR, OPSET_VERSION
-from .instrumented import Instrumented, Site, evaluating, instrument
+from .instrumented import Instrumented, NoisyTrace, evaluating, instrument
 from .onnx_model import finish, write_model
 from .torch_graph import quiet
 from .torch_op import NOISE_NAMES, noise_tensors
@@ -61,7 +61,7 @@ def export_onnx(
     sites: Any = "activation",
     storage_format: str = "native",
     normalization: Any = None,
-    opset_version: int = 18,
+    opset_version: int = 20,
     verbose: bool = False,
 ) -> Export:
     """Export a model with NoisyStore at its sites.
@@ -115,9 +115,7 @@ def export_onnx(
         raise InputError(f"{os.fspath(path)}: the folder {directory} does not exist; create it")
     with evaluating(noisy):
         traced = noisy.traced(args if isinstance(args, tuple) else (args,))
-        proto = _to_onnx(
-            traced.trace.module, traced.trace.example, traced.sites, opset_version, verbose
-        )
+        proto = _to_onnx(traced, opset_version, verbose)
     records = [site.as_dict() for site in traced.sites]
     finish(proto, records, norm)
     write_model(proto, path)
@@ -125,23 +123,14 @@ def export_onnx(
     return Export(os.fspath(path), records, bits)
 
 
-def _to_onnx(
-    module: nn.Module,
-    example: Sequence[Any],
-    sites: Sequence[Site],
-    opset_version: int,
-    verbose: bool,
-) -> onnx.ModelProto:
-    shapes = [
-        {0: "batch"} if isinstance(v, Tensor) and v.dim() and v.shape[0] == example_batch else None
-        for example_batch in [next(v.shape[0] for v in example if isinstance(v, Tensor))]
-        for v in example
-    ]
+def _to_onnx(noisy: NoisyTrace, opset_version: int, verbose: bool) -> onnx.ModelProto:
+    example, batched = noisy.trace.example, noisy.trace.batched
+    shapes = [{0: "batch"} if i in batched else None for i in range(len(example))]
     try:
         with quiet(verbose):
             program = torch.onnx.export(
-                module,
-                (*example, *noise_tensors(len(sites))),
+                noisy.trace.module,
+                (*example, *noise_tensors(len(noisy.sites))),
                 dynamo=True,
                 dynamic_shapes=(*shapes, *[None] * len(NOISE_NAMES)),
                 custom_translation_table={torch.ops.noisystore.store.default: _translate},
@@ -151,9 +140,10 @@ def _to_onnx(
         assert program is not None
         return program.model_proto
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        cause = error.__cause__ or error  # the exporter wraps it in advice of many lines
+        lines = [line for line in str(cause).splitlines() if line.strip()]
         raise InputError(
-            f"the PyTorch exporter cannot write this model: {type(error).__name__}: "
+            f"the PyTorch exporter cannot write this model: {type(cause).__name__}: "
             f"{lines[0] if lines else ''}"
         ) from error
 

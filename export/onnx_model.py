@@ -14,6 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..ortops.errors import InputError
+from ..ortops.files import write_whole
 from ..ortops.noise_inputs import (
     DOMAIN,
     NOISE_INPUTS,
@@ -29,7 +30,6 @@ from ..ortops.noise_inputs import (
     sample_index_array,
     seed_array,
 )
-from .files import write_whole
 
 #: Symbolic dimension of the sample indices.
 SAMPLES_DIM = "noise_samples"

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .torch_graph import Trace, batch_size, batched_example
+from ..ortops.errors import InputError
+from .examples import batched_example
+from .torch_graph import Trace
 
 _BATCH = 3
 _CHANGED = 1
@@ -47,15 +49,21 @@ def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
     -------
     list of int
         -1 where a tensor has no batch axis in front.
+
+    Raises
+    ------
+    InputError
+        The graph does not run on the example at these batch sizes.
     """
     generator = torch.Generator().manual_seed(0)
-    base = _varied(batched_example(traced.example, _BATCH), _BATCH, None, generator)
+    batched = traced.batched
+    base = _varied(batched_example(traced.example, _BATCH, batched), batched, None, generator)
     first = _run(traced, nodes, base)
-    other = _run(traced, nodes, batched_example(traced.example, _BATCH - 1))
+    other = _run(traced, nodes, batched_example(traced.example, _BATCH - 1, batched))
     found = [_rows(first[node], other[node]) for node in nodes]
     pending = set(range(len(nodes)))
     for _ in range(_ATTEMPTS):
-        changed = _run(traced, nodes, _varied(base, _BATCH, _CHANGED, generator))
+        changed = _run(traced, nodes, _varied(base, batched, _CHANGED, generator))
         for i in list(pending):
             if found[i] < 0:
                 pending.discard(i)
@@ -76,8 +84,16 @@ def _run(
     traced: Trace, nodes: Sequence[fx.Node], example: tuple[Any, ...]
 ) -> dict[fx.Node, Tensor]:
     recorder = _Recorder(traced.module, nodes)
-    with torch.no_grad():
-        recorder.run(*example)
+    recorder.extra_traceback = False
+    try:
+        with torch.no_grad():
+            recorder.run(*example)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise InputError(
+            f"the model does not run on example arguments of {traced.batch} samples repeated or "
+            f"cut to {_BATCH} or {_BATCH - 1}: {type(error).__name__}: {first}"
+        ) from error
     return recorder.kept
 
 
@@ -97,14 +113,14 @@ def _changed_rows(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _varied(
-    example: tuple[Any, ...], batch: int, sample: int | None, generator: torch.Generator
+    example: tuple[Any, ...],
+    batched: Sequence[int],
+    sample: int | None,
+    generator: torch.Generator,
 ) -> tuple[Any, ...]:
     """Draw new values, like the example's, for one sample or for all."""
-    size = batch_size(example)
 
-    def vary(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != size:
-            return leaf
+    def vary(leaf: Tensor) -> Tensor:
         if not leaf.numel():
             return leaf
         if leaf.dtype.is_floating_point:
@@ -122,4 +138,4 @@ def _varied(
         result[sample] = new[sample]
         return result
 
-    return tuple(vary(leaf) for leaf in example)
+    return tuple(vary(leaf) if i in batched else leaf for i, leaf in enumerate(example))

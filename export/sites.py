@@ -65,9 +65,9 @@ def parse_sites(sites: Any) -> Request:
     """
     items: Iterable[Any]
     if isinstance(sites, str):
-        items = [part.strip() for part in sites.split(",") if part.strip()]
-        if not items:
-            raise InputError(f"sites: expected {VALID_FORMS}, got an empty string")
+        items = [part.strip() for part in sites.split(",")]
+        if not all(items):
+            raise InputError(f"sites: expected {VALID_FORMS}, got {sites!r} with an empty item")
     elif isinstance(sites, type):
         items = [sites]
     elif isinstance(sites, (Sequence, set, frozenset)):

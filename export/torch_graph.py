@@ -8,7 +8,7 @@ import io
 import logging
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..ortops.errors import InputError
 from .dataflow import Node, Scope
+from .examples import batch_size, batched, batched_example, flatten_args
 from .kinds import ACTIVATIONS, ATEN_KINDS, FILLED, STORE
 from .regions import inline_grad_regions, refuse_hidden_activations
 
@@ -40,6 +41,8 @@ class Trace:
         The flat arguments it was traced with.
     batch : int
         Their batch size.
+    batched : list of int
+        Positions of the arguments whose axis 0 follows it.
     """
 
     module: fx.GraphModule
@@ -47,37 +50,7 @@ class Trace:
     out_spec: pytree.TreeSpec
     example: tuple[Any, ...]
     batch: int
-
-
-def flatten_args(args: Any) -> tuple[list[Any], pytree.TreeSpec]:
-    """Flatten positional arguments (one tensor or a tuple) into leaves."""
-    return pytree.tree_flatten(args if isinstance(args, tuple) else (args,))
-
-
-def batched_example(leaves: Sequence[Any], batch: int) -> tuple[Any, ...]:
-    """Repeat an example along axis 0 until its batch size is ``batch``."""
-    size = batch_size(leaves)
-
-    def grow(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:
-            return leaf
-        repeats = -(-batch // size)
-        return leaf.detach().repeat(repeats, *[1] * (leaf.dim() - 1))[:batch].clone()
-
-    return tuple(grow(leaf) for leaf in leaves)
-
-
-def batch_size(leaves: Sequence[Any]) -> int:
-    """Length of axis 0 of the first tensor."""
-    for leaf in leaves:
-        if isinstance(leaf, torch.Tensor):
-            if leaf.dim() == 0 or leaf.shape[0] == 0:
-                break
-            return int(leaf.shape[0])
-    raise InputError(
-        "example arguments: expected at least one tensor with a batch axis in front, got "
-        + (", ".join(type(leaf).__name__ for leaf in leaves) or "none")
-    )
+    batched: list[int]
 
 
 @contextmanager
@@ -129,18 +102,15 @@ def trace(model: nn.Module, args: Any) -> Trace:
     InputError
         The model cannot be traced, or only for one batch size.
     """
-    leaves, _ = flatten_args(args)
+    _refuse_keywords(model)
+    leaves, in_spec = flatten_args(args)
     size = max(batch_size(leaves), 2)
-    example = batched_example(leaves, size)
-    _, in_spec = flatten_args(args)
+    long = batched(leaves)
+    example = batched_example(leaves, size, long)
     grown = pytree.tree_unflatten(list(example), in_spec)
-    auto = torch.export.Dim.AUTO
-    shapes = pytree.tree_map(
-        lambda v: (
-            {0: auto} if isinstance(v, torch.Tensor) and v.dim() and v.shape[0] == size else None
-        ),
-        grown,
-    )
+    free = {0: torch.export.Dim.AUTO}
+    dims = [free if i in long else None for i in range(len(example))]
+    shapes = pytree.tree_unflatten(dims, in_spec)
     try:
         with _no_fast_path(), quiet():
             exported = torch.export.export(model, grown, dynamic_shapes=shapes)
@@ -158,21 +128,28 @@ def trace(model: nn.Module, args: Any) -> Trace:
     graph.set_codegen(fx.graph.CodeGen())
     module = fx.GraphModule(traced, graph)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    for placeholder, leaf in zip(placeholders, example, strict=True):
-        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != size:
-            continue
-        if not is_symbolic(placeholder.meta["val"].shape[0]):
-            raise InputError(
-                f"{type(model).__name__} fixes the batch size to {size} (input "
-                f"{placeholder.name!r}); expected a model that takes any batch size on axis 0"
-            )
-        break
+    lengths = {i: placeholders[i].meta["val"].shape[0] for i in long}
+    if not is_symbolic(lengths[long[0]]):
+        raise InputError(
+            f"{type(model).__name__} fixes the batch size to {size} (input "
+            f"{placeholders[long[0]].name!r}); expected a model that takes any batch size on axis 0"
+        )
+    long = [i for i in long if is_symbolic(lengths[i])]  # the others are as long by chance
     inline_grad_regions(module)
     refuse_hidden_activations(module)
     make_functional(module)
     module.recompile()
     out_spec = exported.call_spec.out_spec
-    return Trace(module, in_spec, out_spec, example, size)
+    return Trace(module, in_spec, out_spec, example, size, long)
+
+
+def _refuse_keywords(model: nn.Module) -> None:
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise InputError(
+                f"{type(model).__name__} needs the keyword-only argument {name!r}, but a graph "
+                "takes arguments by position; wrap it in a module whose forward passes it on"
+            )
 
 
 def is_symbolic(length: Any) -> bool:
@@ -264,7 +241,7 @@ def dataflow(module: fx.GraphModule, model: nn.Module) -> list[Node]:
     list of Node
         Inputs first, in execution order; ``handle`` is the FX node.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     known: dict[fx.Node, Any] = {}
     nodes: list[Node] = []
     outputs: set[Node] = set()
@@ -349,6 +326,11 @@ def _kind(fx_node: fx.Node) -> tuple[str, dict[str, Any]]:
         return "", {}
     if name == "div" and options.get("rounding_mode") is not None:
         return "", {}
+    if name in ("max", "min") and target._overloadname != "other":
+        return "", {}
+    if kind == "threshold":
+        is_relu = options.get("threshold") == 0 and options.get("value") == 0
+        return ("relu" if is_relu else ""), {}
     if kind == "clip":
         return kind, _clip_bounds(name, options)
     if kind == "mean":

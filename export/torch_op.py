@@ -192,6 +192,15 @@ def noise_tensors(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make the operator's noise inputs of a graph with a number of sites.
 
+    Parameters
+    ----------
+    sites : int
+    bit_error_rate : float, (p01, p10), or array_like [S, 2]
+    bit_mask : int or array_like [S], optional
+        By default every bit.
+    seed : int
+    sample_index : int, or array_like or Tensor [N]
+
     Returns
     -------
     tuple of Tensor

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ortops.errors import InputError
+from ..ortops.files import write_whole
 from .checkpoint import restore_checkpoint, run_key, save_checkpoint
-from .files import write_whole
+from .instrumented import evaluating
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -39,8 +40,6 @@ class Recipe:
     weight_decay, label_smoothing : float
     flip, crop : bool, int
         Mirror half of the images; shift them by up to ``crop`` pixels.
-    width : float
-        Of the VGG that the recipe is measured with.
     threads : int or None
         Of PyTorch; None leaves its setting. A narrow network takes one: two that share a busy
         machine's cores with others wait for each other, and take five to fifteen times as long.
@@ -54,13 +53,12 @@ class Recipe:
     label_smoothing: float = 0.0
     flip: bool = False
     crop: int = 0
-    width: float = 1.0
     threads: int | None = None
 
 
-#: Settings by data set; `digits` is measured with VGG-A.
+#: Settings by data set; `digits` is measured with VGG-A of width 0.125.
 RECIPES: Mapping[str, Recipe] = {
-    "digits": Recipe(epochs=10, batch=64, lr=4e-3, crop=2, width=0.125, threads=1),
+    "digits": Recipe(epochs=10, batch=64, lr=4e-3, crop=2, threads=1),
     "cifar10": Recipe(
         epochs=24,
         batch=128,
@@ -152,8 +150,13 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=max(2, settings.epochs * steps), pct_start=0.25
     )
-    run = run_key(model, asdict(settings), seed, images, labels)
     done: list[Epoch] = []
+    run: dict[str, str] = {}
+    if checkpoint is not None:
+        normalized = [scale.mean.flatten().tolist(), scale.std.flatten().tolist()]
+        parts = {"seed": seed, "normalization": normalized, **asdict(settings)}
+        data = {"training data": (images, labels), "test data": (test_images, test_labels)}
+        run = run_key(model, parts, data)
     if checkpoint is not None and resume and Path(checkpoint).exists():
         saved = restore_checkpoint(Path(checkpoint), run, model, optimizer, schedule)
         done = [Epoch(**record) for record in saved]
@@ -228,20 +231,29 @@ def accuracy(
     normalization : (mean, std), optional
         By default the model's.
     batch : int
+
+    Returns
+    -------
+    float
     """
     scale = normalizer(normalization if normalization is not None else _own(model))
-    training = model.training
-    model.eval()
     right = 0
-    for start in range(0, len(labels), batch):
-        logits = model(scale(torch.from_numpy(images[start : start + batch])))
-        right += int((logits.argmax(1).numpy() == labels[start : start + batch]).sum())
-    model.train(training)
+    with evaluating(model):
+        for start in range(0, len(labels), batch):
+            logits = model(scale(torch.from_numpy(images[start : start + batch])))
+            right += int((logits.argmax(1).numpy() == labels[start : start + batch]).sum())
     return right / len(labels)
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Write a model's state dict as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    path : path-like
+    **metadata
+        Kept in the file as strings.
 
     Raises
     ------

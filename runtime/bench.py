@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -261,18 +260,12 @@ def _seconds_in_a_process(statement: str, rounds: int) -> float:
 
 def machine() -> dict[str, Any]:
     """What the timings were taken on."""
-    name = platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line for line in file if line.startswith("model name")]
-        name = names[0].split(":", 1)[1].strip() if names else name
-    except OSError:
-        pass
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     from ..ortops import instruction_set
+    from .environment import cpu_name
 
     return {
-        "cpu": name,
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "instruction_set": instruction_set(),
         "load": load,

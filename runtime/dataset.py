@@ -170,7 +170,22 @@ def prepare(
 def check_label_range(
     name: str, labels: npt.NDArray[np.int64], classes: int, what: str = "classes"
 ) -> None:
-    """Raise InputError unless every label is from 0 to classes - 1."""
+    """Check that every label is from 0 to classes - 1.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set, for the message.
+    labels : array of int64 [N]
+    classes : int
+    what : str
+        What `classes` counts, for the message.
+
+    Raises
+    ------
+    InputError
+        One is not.
+    """
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if bad.size:
         raise InputError(

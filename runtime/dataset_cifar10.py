@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ PIXELS = 3 * 32 * 32
 _TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 # The official files hold 10,000 images and no more; a file far beyond that is something else.
 _MOST_BYTES = 1 << 28
+# A batch takes some 50,000 opcodes: its labels and file names.
+_MOST_OPCODES = 1 << 20
+_SETS_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 def read(folder: Path, split: str) -> Dataset:
@@ -74,7 +78,9 @@ def _read_binary(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
 
 def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     try:
-        record = _Reader(io.BytesIO(_bytes(path)), encoding="bytes").load()
+        data = _bytes(path)
+        _check_opcodes(data)
+        record = _Reader(io.BytesIO(data), encoding="bytes").load()
         if isinstance(record, dict):
             record = {_text(key): _plain(value) for key, value in record.items()}
     except InputError as error:
@@ -88,7 +94,11 @@ def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
         raise InputError(f"{path}: expected a dictionary, got {type(record).__name__}")
     pixels, labels = record.get("data"), record.get("labels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or labels is None:
-        raise InputError(f"{path}: expected the keys data (bytes) and labels, got {list(record)}")
+        raise InputError(f"{path}: expected the keys data (bytes) and labels, got others")
+    if isinstance(labels, list) and not all(isinstance(label, int) for label in labels):
+        raise InputError(f"{path}: expected integer labels")
+    if not isinstance(labels, (list, np.ndarray)):
+        raise InputError(f"{path}: expected a list of labels, got {type(labels).__name__}")
     labels = np.asarray(labels)
     if pixels.ndim != 2 or pixels.shape[1] != PIXELS or labels.shape != pixels.shape[:1]:
         raise InputError(
@@ -100,6 +110,14 @@ def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
     labels = labels.astype(np.int64)
     check_label_range(str(path), labels, len(CLASSES))
     return pixels, labels
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Refuse a pickle that takes much more memory than its size: before any of it is run."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        # An honest pickle numbers its memo in order; the reader makes room up to the number.
+        if count >= _MOST_OPCODES or (opcode.name in _SETS_MEMO and int(argument or 0) > count):
+            raise InputError("refused to load: CIFAR-10's files hold no such pickle")
 
 
 def _text(key: Any) -> Any:
@@ -126,7 +144,9 @@ class _Type:
     """Stands for numpy.dtype in a pickle."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
-        self.code = code.decode("latin1") if isinstance(code, bytes) else str(code)
+        self.code = code.decode("latin1") if isinstance(code, bytes) else code
+        if not isinstance(self.code, str):
+            raise InputError("expected the name of a type")
 
     def __setstate__(self, state: Any) -> None:
         self.order = state[1]
@@ -161,6 +181,8 @@ def _reconstruct(*_: Any) -> _Array:
 
 
 def _from_buffer(data: Any, kind: Any, shape: Any, order: Any = "C") -> _Array:
+    if not isinstance(data, (bytes, bytearray)):
+        raise InputError("expected the bytes of an array")
     array = _Array()
     array.state = (1, shape, kind, order == "F", bytes(data))
     return array

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..ortops.errors import InputError
 from .dataset import Dataset
+from .npz import read_arrays
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _DIGITS_TRAIN = 1297
@@ -32,22 +28,15 @@ def read_npz(path: Path, split: str) -> Dataset:
     if path.exists() and not path.is_file():
         raise InputError(f"data set npz:{path}: expected a file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            images = _member(archive, path, ("x", "images"))
-            labels = _member(archive, path, ("y", "labels"))
-            found = archive.namelist()
+        arrays = read_arrays(path, ("x", "images", "y", "labels"))
     except OSError as error:
         raise InputError(f"data set npz:{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"data set npz:{path}: expected a NumPy archive, got a damaged or foreign file "
-            f"({' '.join(str(error).split())[:120]})"
-        ) from None
+    except InputError as error:
+        raise InputError(f"data set npz:{path}: {error}") from None
+    images = arrays.get("x", arrays.get("images"))
     if images is None:
-        raise InputError(f"data set npz:{path}: expected an array x or images, got {found}")
-    return Dataset(f"npz/{path.name}", images, labels)
+        raise InputError(f"data set npz:{path}: expected an array x or images, got neither")
+    return Dataset(f"npz/{path.name}", images, arrays.get("y", arrays.get("labels")))
 
 
 def read_digits(split: str) -> Dataset:
@@ -134,50 +123,3 @@ def _image_files(folder: Path) -> list[Path]:
         and file.exists()
         and stat.S_ISREG(file.stat().st_mode)
     )
-
-
-def _member(
-    archive: zipfile.ZipFile, path: Path, names: tuple[str, ...]
-) -> npt.NDArray[Any] | None:
-    """Read the first of the named arrays, after its header has been held against its size."""
-    infos = {info.filename: info for info in archive.infolist()}
-    for name in names:
-        info = infos.get(f"{name}.npy")
-        if info is None:
-            continue
-        with archive.open(info) as file:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if read is None:
-                raise InputError(f"data set npz:{path}: array {name}: unknown .npy version")
-            shape, _, dtype = read(file)
-            header = file.tell()
-        if dtype.hasobject:
-            raise InputError(
-                f"data set npz:{path}: array {name}: expected numbers, got Python objects, "
-                "which are not loaded"
-            )
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if header + size != info.file_size:
-            raise InputError(
-                f"data set npz:{path}: array {name}: expected {size} bytes for shape "
-                f"{list(shape)}, got {info.file_size - header}"
-            )
-        if size > _memory() // 2:
-            raise InputError(
-                f"data set npz:{path}: array {name}: expected at most half of the memory, "
-                f"got {size} bytes unpacked"
-            )
-        with archive.open(info) as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    return None
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 34

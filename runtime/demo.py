@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..ortops.errors import InputError
+from ..ortops.files import write_whole
 
 NETWORK, NAME, WIDTH, DATA, SEED = "vgg-a", "VGG-A", 0.125, "digits", 0
 
@@ -73,13 +73,13 @@ def run_demo(
     quick: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Train, export, sweep, fit and plot into a folder; finished steps are not repeated.
+    """Train, export, sweep, fit and plot into a folder; what is finished is not repeated.
 
     Parameters
     ----------
     folder : path
-        Made if missing. Gets model.onnx, weights.safetensors, results.sqlite, midpoint.png,
-        midpoint.svg and summary.txt.
+        Made if missing. Gets model.onnx (model-quick.onnx, where `quick`), results.sqlite,
+        midpoint.png, midpoint.svg and summary.txt.
     quick : bool
         A rougher answer in a few seconds.
     say : callable
@@ -127,9 +127,9 @@ def run_demo(
     curve = Curve(group.label, group.points, group.fit)
     for name in ("midpoint.png", "midpoint.svg"):
         plot_accuracy([curve], path / name, title="Narrow VGG-A on digits, noisy activations")
-    bits = sum(site.elements * site.bits_per_word for site in session.sites)
+    bits = sum(site.elements * site.noisy_bits for site in session.sites)
     text = summary(group, plan, len(session.sites), bits, model)
-    _write(path / "summary.txt", text)
+    write_whole(path / "summary.txt", text.encode())
     return {"path": str(path), "bits_per_sample": bits, **group.as_dict(), "summary": text}
 
 
@@ -202,20 +202,23 @@ def _make_model(model: Path, plan: Plan, say: Callable[[str], None]) -> None:
     # other where the cores are busy (an epoch took up to 9 s instead of 0.2 s then).
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    weights = model.with_suffix(".safetensors")
+    checkpoint = weights.with_name(weights.name + ".checkpoint")
     try:
-        weights = _train(model, plan, say)
+        if not weights.exists():
+            _train(weights, checkpoint, plan, say)
         say("export: sites activation")
         network, example = load_model(NETWORK, weights=weights, width=WIDTH)
         export_onnx(network, example, model, sites="activation")
-        weights.unlink()
+        for path in (weights, checkpoint):
+            path.unlink(missing_ok=True)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(model: Path, plan: Plan, say: Callable[[str], None]) -> Path:
+def _train(weights: Path, checkpoint: Path, plan: Plan, say: Callable[[str], None]) -> None:
     from .commands.train import train_network
 
-    weights = model.with_suffix(".safetensors")
     say(f"train: {NETWORK}, width {WIDTH:g}, on {DATA}")
     train_network(
         NETWORK,
@@ -225,11 +228,10 @@ def _train(model: Path, plan: Plan, say: Callable[[str], None]) -> Path:
         recipe=DATA,
         settings={"epochs": plan.epochs},
         seed=SEED,
-        resume=False,
-        checkpoint=weights.with_name(weights.name + ".checkpoint"),
+        resume=checkpoint.exists(),
+        checkpoint=checkpoint,
         on_checkpoint=lambda text: None,
     )
-    return weights
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
@@ -240,10 +242,3 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
     if not os.access(path, os.W_OK):
         raise InputError(f"output {path}: no permission to write there: choose another -o")
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

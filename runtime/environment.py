@@ -20,12 +20,13 @@ def environment(session: NoisySession) -> dict[str, Any]:
         "library_version": str(ortops.library_version()),
         "onnxruntime_version": onnxruntime.__version__,
         "threads": session.threads or 0,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "host": platform.node(),
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the processor's name, or its architecture where the system does not tell."""
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.lower().startswith(("model name", "hardware")):

@@ -93,6 +93,12 @@ class Evaluator:
         Returns
         -------
         Scores
+
+        Raises
+        ------
+        InputError
+            A noise argument is bad, ONNX Runtime fails, or the outputs do not fit the data, the
+            labels or the metric.
         """
         noise = self.session.noise_feed(bit_error_rate, bit_mask, seed)
         count = len(self.data) if samples is None else len(samples)
@@ -123,6 +129,8 @@ class Evaluator:
 
         The others have the clean prediction. Exact where p01 = p10, else a few more.
         """
+        if not self.session.sizes_confirmed:
+            return None
         return affected_samples(self.session.sites, len(self.data), bit_error_rate, bit_mask, seed)
 
     def _batch(self, chosen: Any, rows: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
@@ -156,12 +164,24 @@ class Evaluator:
 
 
 def expected_flips(sites: list[Site], bit_error_rate: Any, bit_mask: Any) -> float:
-    """Return the flips to be expected in one sample, weights included; inf if unknown."""
+    """Return the flips to be expected in one sample, weights included; inf if unknown.
+
+    Parameters
+    ----------
+    sites : list of Site
+    bit_error_rate, bit_mask
+        As `NoisySession.run` takes them.
+
+    Raises
+    ------
+    InputError
+        A bad rate or mask.
+    """
     rates = noise_inputs.rate_table(bit_error_rate, len(sites))
     masks = noise_inputs.mask_table(bit_mask, len(sites))
     total = 0.0
     for site in sites:
-        bits = _noisy_bits(site, int(masks[site.site])).bit_count()
+        bits = _noisy_mask(site, int(masks[site.site])).bit_count()
         rate = float(rates[site.site].max())
         if bits and rate > 0:
             if site.elements < 1 or site.rows_per_sample < 0:
@@ -185,6 +205,11 @@ def affected_samples(
     Returns
     -------
     array of int64, ascending; or None
+
+    Raises
+    ------
+    InputError
+        A bad rate, mask or seed.
     """
     from .. import ortops
 
@@ -196,14 +221,14 @@ def affected_samples(
     masks = noise_inputs.mask_table(bit_mask, len(sites))
     hit = np.zeros(samples, dtype=bool)
     for site in sites:
-        mask = _noisy_bits(site, int(masks[site.site]))
+        mask = _noisy_mask(site, int(masks[site.site]))
         p01, p10 = (float(rate) for rate in rates[site.site])
         if not mask or max(p01, p10) == 0:
             continue
         whole = site.rows_per_sample == 0
         flips = ortops.count_flips(
             (1, site.elements) if whole else (samples, site.elements),
-            max(site.bits_per_word, 8),
+            site.bits_per_word,
             (p01, p10),
             bit_mask=mask,
             seed=seed,
@@ -218,7 +243,6 @@ def affected_samples(
     return None if hit.all() else np.flatnonzero(hit)
 
 
-def _noisy_bits(site: Site, mask: int) -> int:
+def _noisy_mask(site: Site, mask: int) -> int:
     """Return the set bits of a mask that the words of a site have."""
-    bits = 4 if site.storage_format in ("int4", "uint4") else site.bits_per_word
-    return mask & ((1 << bits) - 1)
+    return mask & ((1 << site.noisy_bits) - 1)

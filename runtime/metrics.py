@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ortops.errors import InputError
+from .npz import read_arrays
 
 #: A user's metric: (outputs [N, ...], labels [N] or None) -> one number a sample, [N].
 Metric = Callable[[npt.NDArray[Any], "npt.NDArray[np.int64] | None"], npt.ArrayLike]
+
+_TYPES = {"predictions": "int32", "correct": "bool", "top5": "bool", "metric": "float64"}
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Scores:
     correct, top5 : array of bool, or None
         Whether the label is the prediction, or among the five largest logits.
     metric : array of float64, or None
-        The user's metric.
+        The user's metric; NaN, where it gave NaN.
     """
 
     predictions: npt.NDArray[np.int32] | None = None
@@ -55,10 +58,28 @@ class Scores:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> Scores:
-        """Return the scores that `to_bytes` wrote."""
-        with np.load(io.BytesIO(blob), allow_pickle=False) as archive:
-            return cls(**{name: archive[name] for name in archive.files})
+    def from_bytes(cls, blob: bytes, samples: int) -> Scores:
+        """Return the scores that `to_bytes` wrote.
+
+        Parameters
+        ----------
+        blob : bytes
+        samples : int
+            Number of samples they are of.
+
+        Raises
+        ------
+        InputError
+            The bytes are damaged.
+        """
+        arrays = read_arrays(io.BytesIO(blob), _TYPES)
+        for name, array in arrays.items():
+            if array.dtype != _TYPES[name] or array.shape != (samples,):
+                raise InputError(
+                    f"array {name}: expected {_TYPES[name]} [{samples}], got {array.dtype} "
+                    f"{list(array.shape)}"
+                )
+        return cls(**arrays)
 
     @classmethod
     def joined(cls, parts: list[Scores]) -> Scores:

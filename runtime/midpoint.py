@@ -24,6 +24,12 @@ from .midpoint_interval import Cells, standard_errors
 
 AXES = ("log10", "linear")
 
+#: Largest confidence: beyond, the tails of the errors are not known.
+MOST_CONFIDENCE = 0.9999
+
+#: Smallest rate: its square must not leave the range of a float.
+LEAST_RATE = 1e-100
+
 #: Distinct rates that a fit of two parameters needs at least.
 LEAST_RATES = 3
 
@@ -35,7 +41,7 @@ class Points:
     Attributes
     ----------
     rate : array_like of float [P]
-        Bit error rate, above 0 and at most 1.
+        Bit error rate, from 1e-100 to 1.
     trial : array_like of int [P]
         Trial number; the trials of one rate are independent draws of the noise.
     correct : array_like of int [P]
@@ -138,10 +144,10 @@ class Fit:
 
 
 def fit_midpoint(
-    points: Points,
+    points: Any,
     *,
-    clean_accuracy: float,
-    classes: int,
+    clean_accuracy: float | None = None,
+    classes: int | None = None,
     axis: str = "log10",
     confidence: float = 0.95,
 ) -> Fit:
@@ -154,16 +160,16 @@ def fit_midpoint(
 
     Parameters
     ----------
-    points : Points
-        At least three distinct rates.
+    points : Points, or a results file's path, Results, SweepSummary or rows
+        At least three distinct rates. Results must hold one curve; `fit_results` fits several.
     clean_accuracy : float
-        Accuracy of the same images without noise: a_max.
+        Accuracy of the same images without noise: a_max. Known to results.
     classes : int
-        K; chance accuracy a_min = 1 / K.
+        K; chance accuracy a_min = 1 / K. Known to results.
     axis : {"log10", "linear"}
         Axis on which the curve is logistic.
     confidence : float
-        Of the intervals.
+        Of the intervals; at most 0.9999.
 
     Returns
     -------
@@ -172,8 +178,8 @@ def fit_midpoint(
     Raises
     ------
     InputError
-        Too few rates, values that are no numbers or out of range, arrays of different lengths, or
-        a clean accuracy that is not above chance.
+        Too few rates, values that are no numbers or out of range, arrays of different lengths, a
+        clean accuracy that is not above chance, or results of several curves.
 
     Examples
     --------
@@ -183,10 +189,11 @@ def fit_midpoint(
     >>> print(f"{fit.midpoint:.1e}")
     3.5e-05
     """
-    if axis not in AXES:
-        raise InputError(f"axis: expected log10 or linear, got {axis!r}")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
+    check_options(axis, confidence)
+    if not isinstance(points, Points):
+        return _fit_of_results(points, axis, confidence)
+    if clean_accuracy is None or classes is None:
+        raise InputError("fit_midpoint: expected clean_accuracy and classes beside points")
     if classes < 2:
         raise InputError(f"classes: expected 2 or more, got {classes!r}")
     chance = 1.0 / classes
@@ -238,6 +245,28 @@ def fit_midpoint(
     )
 
 
+def check_options(axis: str, confidence: float) -> None:
+    """Check the options of a fit.
+
+    Parameters
+    ----------
+    axis, confidence
+        As `fit_midpoint` takes them.
+
+    Raises
+    ------
+    InputError
+        An unknown axis, or a confidence outside (0, 0.9999].
+    """
+    if axis not in AXES:
+        raise InputError(f"axis: expected log10 or linear, got {axis!r}")
+    if not 0 < confidence <= MOST_CONFIDENCE:
+        raise InputError(
+            f"confidence: expected a number above 0 and at most {MOST_CONFIDENCE}, "
+            f"got {confidence!r}"
+        )
+
+
 def _cells(points: Points) -> Cells:
     """Check the points and sort them into distinct rates."""
     try:
@@ -257,9 +286,10 @@ def _cells(points: Points) -> Cells:
     distinct, at = np.unique(rate, return_inverse=True)
     if not np.all(np.isfinite(np.stack([rate, trial, correct, images]))):
         raise InputError("points: a rate, trial, count or number of images is NaN or infinite")
-    if len(rate) and not (distinct[0] > 0 and distinct[-1] <= 1):
+    if len(rate) and not (distinct[0] >= LEAST_RATE and distinct[-1] <= 1):
         raise InputError(
-            f"points: expected rates above 0 and at most 1, got {distinct[0]:g} to {distinct[-1]:g}"
+            f"points: expected rates from {LEAST_RATE:g} to 1, got {distinct[0]:g} to "
+            f"{distinct[-1]:g}"
         )
     if len(distinct) < LEAST_RATES:
         raise InputError(
@@ -330,3 +360,15 @@ def _to_axis(rate: Array, axis: str) -> Array:
 
 def _to_rate(x: float, axis: str) -> float:
     return 10.0 ** min(float(x), 0.0) if axis == "log10" else min(max(float(x), 0.0), 1.0)
+
+
+def _fit_of_results(source: Any, axis: str, confidence: float) -> Fit:
+    from .midpoint_groups import fit_results
+
+    groups = fit_results(getattr(source, "points", source), axis=axis, confidence=confidence)
+    if len(groups) != 1:
+        labels = ", ".join(group.label for group in groups)
+        raise InputError(
+            f"fit_midpoint: expected one curve, got {len(groups)} ({labels}): use fit_results"
+        )
+    return groups[0].fit

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ortops.errors import InputError
-from .midpoint import Fit, Points, fit_midpoint
+from .midpoint import Fit, Points, check_options, fit_midpoint
 from .results import Results, results_rows, unpack_bits
 
 # A sweep's identity without its seed: other seeds are further trials of the same curve. Batch size,
@@ -75,14 +76,17 @@ def fit_results(
     *,
     axis: str = "log10",
     confidence: float = 0.95,
+    warn: Callable[[str], Any] = warnings.warn,
 ) -> list[Group]:
-    """Fit the midpoint of every curve in a results file.
+    """Fit the midpoint of every curve in a results file that can be fitted.
 
     Parameters
     ----------
     source : Results, path, or rows as `Results.rows` returns them
     axis : {"log10", "linear"}
     confidence : float
+    warn : callable
+        Told of each curve that cannot be fitted, where others can.
 
     Returns
     -------
@@ -92,8 +96,10 @@ def fit_results(
     Raises
     ------
     InputError
-        The file cannot be read or is empty, or a curve cannot be fitted (see `fit_midpoint`).
+        A bad option, the file cannot be read or is empty, or no curve can be fitted (see
+        `fit_midpoint`).
     """
+    check_options(axis, confidence)
     grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in results_rows(source):
         if max(row["p01"], row["p10"]) > 0:
@@ -103,7 +109,17 @@ def fit_results(
         raise InputError(
             "results: expected measured points, got none at a rate above 0: run a sweep first"
         )
-    return [_fit_group(rows, axis, confidence) for rows in grouped.values()]
+    groups, errors = [], []
+    for rows in grouped.values():
+        try:
+            groups.append(_fit_group(rows, axis, confidence))
+        except InputError as error:
+            errors.append(error)
+    if not groups:
+        raise errors[0]
+    for failed in errors:
+        warn(f"not fitted: {failed}")
+    return groups
 
 
 def _directions(row: dict[str, Any]) -> str:
@@ -130,7 +146,7 @@ def _fit_group(rows: list[dict[str, Any]], axis: str, confidence: float) -> Grou
         correct=np.array([row[count] for row in rows]),
         images=np.array([row["images"] for row in rows]),
         bits=_unpacked(rows, bits),
-        clean_bits=_clean_bits(rows) if labelled else np.ones(first["images"], dtype=bool),
+        clean_bits=_clean_bits(first) if labelled else np.ones(first["images"], dtype=bool),
     )
     try:
         fit = fit_midpoint(
@@ -153,14 +169,6 @@ def _unpacked(rows: list[dict[str, Any]], name: str) -> npt.NDArray[np.bool_] | 
     return np.stack([unpack_bits(row[name], row["images"]) for row in rows])
 
 
-def _clean_bits(rows: list[dict[str, Any]]) -> npt.NDArray[np.bool_] | None:
-    """Images that are right without noise: right at a point where they have the clean prediction.
-
-    None where an image never has it, or the count is not the clean accuracy's.
-    """
-    correct, agree = _unpacked(rows, "correct_bits"), _unpacked(rows, "agree_bits")
-    if correct is None or agree is None or not agree.any(axis=0).all():
-        return None
-    clean = np.asarray((correct & agree).any(axis=0))
-    expected = round(rows[0]["clean_accuracy"] * rows[0]["images"])
-    return clean if int(clean.sum()) == expected else None
+def _clean_bits(row: dict[str, Any]) -> npt.NDArray[np.bool_] | None:
+    blob = row.get("clean_bits")
+    return None if blob is None else unpack_bits(blob, row["images"])

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..ortops.errors import InputError
-
-# Field numbers of onnx.proto, unchanged since IR 1: ModelProto.graph, GraphProto.initializer,
-# TensorProto.external_data, StringStringEntryProto.key and .value.
-_GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
+from .onnx_file import external_files
 
 
 def check_model_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a readable regular file.
+
+    Parameters
+    ----------
+    path : path-like
 
     Raises
     ------
@@ -40,7 +41,8 @@ def check_model_path(path: str | os.PathLike[str]) -> Path:
 def model_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a model: its file, then its external weight files by sorted name.
 
-    A model without external weights has the checksum that ``sha256sum`` prints.
+    Each weight file counts with its name, its length and its bytes. A model without external
+    weights has the checksum that ``sha256sum`` prints.
 
     Parameters
     ----------
@@ -54,29 +56,35 @@ def model_sha256(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     InputError
-        The file or one of its weight files cannot be read, or it is no ONNX file.
+        The file or one of its weight files cannot be read, it is no ONNX file, or it names a
+        weight file that is no regular file in the model's folder.
     """
     path = check_model_path(path)
     digest = hashlib.sha256()
     _update(digest, path)
     for name in external_files(path):
-        _update(digest, path.parent / name)
+        file = _weight_file(path, name)
+        digest.update(json.dumps([name, file.stat().st_size]).encode())
+        _update(digest, file)
     return digest.hexdigest()
 
 
-def external_files(path: Path) -> list[str]:
-    """Return the names, relative to the model, of the files that hold initializers."""
-    names: set[str] = set()
+def _weight_file(model: Path, name: str) -> Path:
+    """Return the regular file in the model's folder that `name` means."""
     try:
-        with memoryview(path.read_bytes()) as data:
-            for graph in _messages(data, _GRAPH):
-                for tensor in _messages(graph, _INITIALIZER):
-                    for entry in _messages(tensor, _EXTERNAL_DATA):
-                        if [bytes(key) for key in _messages(entry, _KEY)] == [b"location"]:
-                            names.update(bytes(v).decode() for v in _messages(entry, _VALUE))
-    except (ValueError, IndexError):
-        raise InputError(f"model {path}: expected an ONNX file, got something else") from None
-    return sorted(names)
+        file = (model.parent / name).resolve()
+        if not file.exists():
+            raise InputError(f"model {model}: its weight file {name!r} is missing")
+        # A model may be a link into a store of files, where its weights lie beside it.
+        folders = (model.parent.resolve(), model.resolve().parent)
+        if file.is_file() and any(file.is_relative_to(folder) for folder in folders):
+            return file
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+    raise InputError(
+        f"model {model}: expected weight files in its folder, got {name!r}: save the model again"
+    )
 
 
 def _update(digest: hashlib._Hash, path: Path) -> None:
@@ -86,37 +94,3 @@ def _update(digest: hashlib._Hash, path: Path) -> None:
                 digest.update(chunk)
     except OSError as error:
         raise InputError(f"model file {path}: {error.strerror}") from None
-
-
-def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    """Yield the length-delimited fields of number `wanted` of one protobuf message."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        wire = tag & 7
-        if wire == 0:
-            _, position = _varint(data, position)
-            continue
-        if wire == 2:
-            size, position = _varint(data, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError("no protobuf")
-        if position + size > len(data):
-            raise ValueError("no protobuf")
-        if wire == 2 and tag >> 3 == wanted:
-            yield data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ValueError("no protobuf")

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ortops.errors import InputError
+from ..ortops.files import write_whole
 from .midpoint import Fit, Points
 
 FORMATS = (".png", ".svg")
@@ -80,9 +80,8 @@ def plot_accuracy(
     Raises
     ------
     InputError
-        Another file ending, no curves, or matplotlib is not installed.
-    OSError
-        The file cannot be written.
+        Another file ending, no curves, matplotlib is not installed, or the file cannot be
+        written.
     """
     path = Path(path)
     check_format(path)
@@ -249,17 +248,9 @@ def mean_and_error(points: Points) -> tuple[npt.NDArray[np.float64], ...]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent or ".", suffix=path.suffix)
-    os.close(handle)
-    try:
-        # A clock-free file: the same sweep gives the same bytes.
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        figure.savefig(temporary, dpi=200, metadata=metadata)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    # A clock-free file: the same sweep gives the same bytes.
+    kind = path.suffix.lower()[1:]
+    metadata = {"Date": None} if kind == "svg" else None
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)
+    write_whole(path, drawn.getvalue())

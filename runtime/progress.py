@@ -40,6 +40,11 @@ class Progress:
         if not self._terminal:
             self._drawn -= _LINE_SECONDS
 
+    def say(self, text: str) -> None:
+        """Write a line of its own."""
+        if self._show:
+            self._stream.write(f"\r{text}\n" if self._terminal else f"{text}\n")
+
     def start(self, text: str) -> None:
         """Name what is measured now."""
         self._text = text

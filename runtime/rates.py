@@ -15,6 +15,8 @@ from ..ortops.noise_inputs import NOISE_MODEL
 
 _FORM = "LOW:HIGH:N/decade, or rates separated by commas (each a number, or P01/P10)"
 _MOST_RATES = 100_000
+# Below, ratios and powers of rates leave the range of a float.
+_LEAST_LOW = 1e-300
 
 
 def parse_rates(rates: Any) -> list[tuple[float, float]]:
@@ -89,8 +91,12 @@ def _parse_text(text: str) -> list[tuple[float, float]]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"rates: expected {_FORM}, got {text!r}") from None
-    if not 0 < low <= high <= 1:
-        raise InputError(f"rates: expected 0 < LOW <= HIGH <= 1, got {low:g}:{high:g}")
+    if not _LEAST_LOW <= low <= high <= 1:
+        raise InputError(
+            f"rates: expected {_LEAST_LOW:g} <= LOW <= HIGH <= 1, got {low:g}:{high:g}"
+        )
+    if per_decade > _MOST_RATES:
+        raise InputError(f"rates: expected at most {_MOST_RATES} a decade, got more")
     steps = math.ceil(math.log10(high / low) * per_decade - 1e-6)
     if steps > _MOST_RATES:
         raise InputError(f"rates: expected at most {_MOST_RATES}, got {steps}")
@@ -102,7 +108,7 @@ def _parse_text(text: str) -> list[tuple[float, float]]:
 def _pair(rate: Any) -> tuple[float, float]:
     try:
         values = np.asarray(rate, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"rates: expected numbers or pairs (p01, p10), got {rate!r}") from None
     if values.shape in ((), (1,)):
         return (float(values.reshape(())), float(values.reshape(())))

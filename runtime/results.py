@@ -19,9 +19,10 @@ network: ``clean_accuracy``, ``clean_top5``, ``clean_metric``, ``clean_scores`` 
 repeating a point changes nothing. Further columns: ``run``; ``p01``, ``p10``; ``noise_seed``;
 ``images``; ``n_run``, the samples really run (the others have no flip and hence the clean
 prediction); ``correct``, ``top5``, ``agreement``: numbers of samples (NULL without labels, or
-without predictions); ``metric``, the mean of the user's metric; ``seconds``, ``run_seconds`` (of
-these inside ONNX Runtime); ``correct_bits``, ``agree_bits``: one bit a sample, first sample first,
-most significant bit first (NumPy's packbits); ``measured`` (UTC, ISO 8601).
+without predictions); ``metric``, the mean of the user's metric (NULL where it is NaN);
+``seconds``, ``run_seconds`` (of these inside ONNX Runtime); ``correct_bits``, ``agree_bits``: one
+bit a sample, first sample first, most significant bit first (NumPy's packbits); ``measured`` (UTC,
+ISO 8601).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ import numpy.typing as npt
 from ..ortops.errors import InputError
 from .metrics import Scores
 from .results_file import check_file, connect, create_schema, explain
+from .results_row import checked, select
 
 IDENTITY = (
     "model_sha256",
@@ -57,18 +59,6 @@ IDENTITY = (
     "machine",
     "noise_model",
 )
-
-_ROWS = """
-SELECT s.model, s.model_sha256, s.storage_format, s.sites, s.data, s.data_sha256, s.images,
-  s.classes, s.mask_name AS mask, s.bit_mask, s.seed, s.batch_size, s.provider, s.machine,
-  s.noise_model, s.metric AS metric_name, s.chance_accuracy, s.clean_accuracy, s.clean_top5,
-  s.clean_metric, p.p01, p.p10, p.trial, p.noise_seed, p.n_run, p.correct, p.top5, p.agreement,
-  p.metric, CAST(p.correct AS REAL) / p.images AS accuracy,
-  p.seconds, p.run_seconds, p.correct_bits, p.agree_bits, p.measured,
-  r.library_version, r.onnxruntime_version, r.threads, r.cpu, r.host, s.key AS sweep
-FROM points p JOIN sweeps s ON s.id = p.sweep JOIN runs r ON r.id = p.run
-ORDER BY s.model, s.mask_name, s.key, p.p01, p.p10, p.trial
-"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,7 @@ class Results:
     path : path of an SQLite file, optional
         Made if it is missing. None: in memory.
     readonly : bool
-        For readers: the file must exist and is not changed.
+        For readers: the file must exist. Neither it nor its write-ahead log is changed.
 
     Attributes
     ----------
@@ -177,17 +167,25 @@ class Results:
             mask, bit_mask, seed, batch_size, provider, machine, noise_model, metric_name,
             chance_accuracy, clean_accuracy, clean_top5, clean_metric, p01, p10, trial,
             noise_seed, n_run, correct, top5, agreement, metric, accuracy (correct / images),
-            seconds, run_seconds, correct_bits, agree_bits (see `unpack_bits`), measured,
+            seconds, run_seconds, correct_bits, agree_bits, clean_bits (which samples were right,
+            had the clean prediction, are right without noise; see `unpack_bits`), measured,
             library_version, onnxruntime_version, threads, cpu, host, sweep (the sweep's key).
+            None: not measured; a metric that was NaN is NaN.
 
         Raises
         ------
         InputError
-            The file cannot be read.
+            The file cannot be read or is damaged, or there is no such column.
         """
+        query, values = select(equal)
+        source = "results" if self.path is None else f"results file {self.path}"
         with self._errors():
-            rows = [dict(row) for row in self._db.execute(_ROWS)]
-        return [row for row in rows if all(row[key] == value for key, value in equal.items())]
+            rows = [checked(dict(row), source) for row in self._db.execute(query, values)]
+        clean = {key: self.clean_bits(key) for key in dict.fromkeys(row["sweep"] for row in rows)}
+        packed = {k: None if bits is None else pack_bits(bits) for k, bits in clean.items()}
+        for row in rows:
+            row["clean_bits"] = packed[row["sweep"]]
+        return rows
 
     def clean_bits(self, sweep: str) -> npt.NDArray[np.bool_] | None:
         """Return which samples [images] the clean network classifies rightly.
@@ -200,12 +198,14 @@ class Results:
         Returns
         -------
         array [images] of bool; None without labels, or without such a sweep
+
+        Raises
+        ------
+        InputError
+            The file cannot be read or is damaged.
         """
-        with self._errors():
-            row = self._db.execute(
-                "SELECT clean_scores FROM sweeps WHERE key = ?", (sweep,)
-            ).fetchone()
-        return None if row is None else Scores.from_bytes(row["clean_scores"]).correct
+        found = self._clean_scores(sweep)
+        return None if found is None else found[1].correct
 
     def to_arrays(self, **equal: Any) -> dict[str, npt.NDArray[Any]]:
         """Return the numeric columns of `rows` as arrays [points], and the sweep's key.
@@ -227,13 +227,35 @@ class Results:
         arrays["sweep"] = np.array([row["sweep"] for row in rows], dtype=np.str_)
         return arrays
 
-    def find_sweep(self, identity: Mapping[str, Any]) -> tuple[int, bytes] | None:
-        """Return (id, clean_scores) of the sweep with this identity, or None."""
+    def find_sweep(self, identity: Mapping[str, Any]) -> tuple[int, Scores] | None:
+        """Return the id and the clean network's scores of a sweep, or None where there is none.
+
+        Parameters
+        ----------
+        identity : mapping
+            All of `IDENTITY`.
+
+        Raises
+        ------
+        InputError
+            The file cannot be read or is damaged.
+        """
+        return self._clean_scores(sweep_key(identity))
+
+    def _clean_scores(self, key: str) -> tuple[int, Scores] | None:
+        query = "SELECT id, images, clean_scores FROM sweeps WHERE key = ?"
         with self._errors():
-            row = self._db.execute(
-                "SELECT id, clean_scores FROM sweeps WHERE key = ?", (sweep_key(identity),)
-            ).fetchone()
-        return None if row is None else (row["id"], row["clean_scores"])
+            row = self._db.execute(query, (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            if not isinstance(row["clean_scores"], bytes):
+                raise InputError("expected bytes")
+            return row["id"], Scores.from_bytes(row["clean_scores"], row["images"])
+        except InputError as error:
+            raise InputError(
+                f"results file {self.path}: damaged: the clean scores of sweep {key[:12]}: {error}"
+            ) from None
 
     def add_sweep(self, identity: Mapping[str, Any], description: Mapping[str, Any]) -> int:
         """Store a sweep, unless it is there, and return its id."""
@@ -261,6 +283,13 @@ class Results:
         query = "SELECT rates, trial FROM points WHERE sweep = ?"
         with self._errors():
             return {(row["rates"], row["trial"]) for row in self._db.execute(query, (sweep,))}
+
+    def has_point(self, sweep: int, p01: float, p10: float, trial: int) -> bool:
+        """Return whether a point of a sweep is stored."""
+        query = "SELECT 1 FROM points WHERE sweep = ? AND rates = ? AND trial = ?"
+        with self._errors():
+            found = self._db.execute(query, (sweep, rates_key(p01, p10), trial)).fetchone()
+        return found is not None
 
     def __len__(self) -> int:
         with self._errors():
@@ -318,7 +347,7 @@ class Results:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise InputError(explain(self.path, error)) from None
 
 

@@ -100,7 +100,19 @@ def check_file(path: Path, readonly: bool) -> bool:
 
 
 def connect(path: Path, readonly: bool) -> sqlite3.Connection:
-    """Open an SQLite file, in autocommit mode, to write it or for reading only."""
+    """Open an SQLite file, in autocommit mode, to write it or for reading only.
+
+    Parameters
+    ----------
+    path : path
+    readonly : bool
+        Change neither the file nor its write-ahead log.
+
+    Raises
+    ------
+    InputError
+        It cannot be opened.
+    """
     name = path.absolute().as_uri()
     options: dict[str, Any] = {"uri": True, "timeout": BUSY_SECONDS, "isolation_level": None}
     if not readonly:
@@ -108,12 +120,14 @@ def connect(path: Path, readonly: bool) -> sqlite3.Connection:
             return sqlite3.connect(f"{name}?mode=rwc", **options)
         except sqlite3.Error as error:
             raise InputError(explain(path, error)) from None
-    # A connection that may write tidies the write-ahead log away at its end; where that is not
-    # allowed, one that may not; and in a read-only directory only as a file that nobody writes.
+    # A write-ahead log with contents is left to writers: a connection that may write would move
+    # them into the file at its end. Without contents there is nothing to move, and only such a
+    # connection tidies away the log that every reader makes. In a read-only directory the file is
+    # read as one that nobody writes.
+    log = Path(f"{path}-wal")
+    filled = log.exists() and log.stat().st_size > 0
     reason: sqlite3.Error | None = None
-    for mode in ("mode=rw", "mode=ro", "immutable=1"):
-        if mode == "immutable=1" and Path(f"{path}-wal").exists():
-            break
+    for mode in ("mode=ro",) if filled else ("mode=rw", "mode=ro", "immutable=1"):
         try:
             database = sqlite3.connect(f"{name}?{mode}", **options)
         except sqlite3.Error as error:
@@ -129,7 +143,7 @@ def connect(path: Path, readonly: bool) -> sqlite3.Connection:
     raise InputError(explain(path, reason or sqlite3.OperationalError("unable to open")))
 
 
-def explain(path: Path | None, error: sqlite3.Error) -> str:
+def explain(path: Path | None, error: sqlite3.Error | OverflowError) -> str:
     """Return one line that says what an SQLite error means and what to do."""
     text = str(error)
     if "full" in text or "disk I/O" in text:

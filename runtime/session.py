@@ -15,7 +15,8 @@ import numpy.typing as npt
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
 from .model_file import check_model_path, model_sha256
-from .sites import Site, one_line, read_normalization, read_sites
+from .onnx_file import read_stores
+from .sites import Site, confirm_sites, one_line, read_normalization, read_sites
 
 __all__ = ["NoisySession", "Site"]
 
@@ -54,6 +55,9 @@ class NoisySession:
     path : pathlib.Path
     sites : list of Site
         Ordered by their number.
+    sizes_confirmed : bool
+        Whether the graph itself states the tensor sizes that `sites` give. Where it does not, no
+        sample may be taken for clean without being run.
     input_name : str
         Name of the first data input.
     input_names : tuple of str
@@ -78,7 +82,8 @@ class NoisySession:
     ------
     InputError
         The file is missing or no ONNX model, has no sites, is of another noise model, lacks a
-        noise input; or a provider is unknown or does not start.
+        noise input, or its metadata contradict its graph; or a provider is unknown or does not
+        start.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class NoisySession:
         self.provider: str = self._session.get_providers()[0]
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.sites = read_sites(metadata, self.path)
+        self.sizes_confirmed = confirm_sites(self.sites, read_stores(self.path), self.path)
         self.normalization = read_normalization(metadata, self.path)
         self._check_noise_inputs()
         inputs = [i for i in self._session.get_inputs() if i.name not in _NOISE_TYPES]
@@ -172,7 +178,13 @@ class NoisySession:
     def noise_feed(
         self, bit_error_rate: Any, bit_mask: Any, seed: int
     ) -> dict[str, npt.NDArray[Any]]:
-        """Check the noise arguments of `run` and return the arrays of noise inputs 1 to 3."""
+        """Check the noise arguments of `run` and return the arrays of noise inputs 1 to 3.
+
+        Raises
+        ------
+        InputError
+            One of them is bad.
+        """
         sites = len(self.sites)
         return {
             noise_inputs.BIT_ERROR_RATE: noise_inputs.rate_table(bit_error_rate, sites),
@@ -183,7 +195,27 @@ class NoisySession:
     def run_feed(
         self, feeds: dict[str, npt.NDArray[Any]], index: npt.NDArray[np.int64], rows: int
     ) -> list[npt.NDArray[Any]]:
-        """Run checked feeds (data and `noise_feed`) with sample index `index` [1] or [rows]."""
+        """Run checked feeds.
+
+        Parameters
+        ----------
+        feeds : dict of arrays
+            Data, and what `noise_feed` returns; the sample index is added to it.
+        index : array of int64 [1] or [rows]
+            Sample index of the first row's sample, or of each.
+        rows : int
+            Samples to count as run.
+
+        Returns
+        -------
+        list of arrays
+            One an output.
+
+        Raises
+        ------
+        InputError
+            ONNX Runtime fails.
+        """
         feeds[noise_inputs.SAMPLE_INDEX] = index
         start = time.perf_counter()
         try:
@@ -235,7 +267,7 @@ class NoisySession:
             if name not in found:
                 raise InputError(
                     f"model {self.path}: expected the overridable input {name}, got none: "
-                    "annotate the model again"
+                    "export the model again"
                 )
             if found[name].type != kind:
                 raise InputError(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ import numpy as np
 
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
+from ..ortops.formats import STORAGE_FORMATS
+from .onnx_file import Store
+
+_NARROW = {"int4": 4, "uint4": 4}
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,20 @@ class Site:
     rows_per_sample: int
     op: str = ""
 
+    @property
+    def noisy_bits(self) -> int:
+        """Bits of a word that can flip: fewer than the word's where the format is narrower."""
+        return _NARROW.get(self.storage_format, self.bits_per_word)
+
 
 def read_sites(metadata: Mapping[str, str], path: Path) -> list[Site]:
     """Return the sites that a model's metadata lists, ordered by number.
+
+    Parameters
+    ----------
+    metadata : mapping from str to str
+    path : path
+        Of the model, for messages.
 
     Raises
     ------
@@ -61,13 +76,13 @@ def read_sites(metadata: Mapping[str, str], path: Path) -> list[Site]:
     if noise_inputs.SITES_KEY not in metadata:
         raise InputError(
             f"model {path}: expected sites, got a model without any: "
-            "add them with `noisystore annotate` or `noisystore export`"
+            "add them with `noisystore export`"
         )
     version = metadata.get(noise_inputs.NOISE_MODEL_KEY)
     if version != noise_inputs.NOISE_MODEL:
         raise InputError(
             f"model {path}: expected noise model {noise_inputs.NOISE_MODEL}, got "
-            f"{version or 'none'}: annotate it again with this version of noisystore"
+            f"{version or 'none'}: export it again with this version of noisystore"
         )
     try:
         records = json.loads(metadata[noise_inputs.SITES_KEY])
@@ -85,20 +100,90 @@ def read_sites(metadata: Mapping[str, str], path: Path) -> list[Site]:
 
 
 def _site(record: Mapping[str, Any]) -> Site:
-    return Site(
-        site=int(record["site"]),
+    site = Site(
+        site=_integer(record, "site", 0),
         name=str(record["name"]),
         kind=str(record["kind"]),
         storage_format=str(record["storage_format"]),
-        elements=int(record["elements"] or 0),
-        bits_per_word=int(record["bits_per_word"]),
-        rows_per_sample=int(record["rows_per_sample"]),
+        elements=0 if record["elements"] is None else _integer(record, "elements", 0),
+        bits_per_word=_integer(record, "bits_per_word", 8),
+        rows_per_sample=_integer(record, "rows_per_sample", -1),
         op=str(record.get("op") or ""),
     )
+    known = {"native": (8, 16, 32, 64), **{k: (v,) for k, v in STORAGE_FORMATS.items()}}
+    if site.bits_per_word not in known.get(site.storage_format, ()):
+        raise ValueError(
+            f"site {site.site}: {site.storage_format} with {site.bits_per_word} bits a word"
+        )
+    return site
+
+
+def _integer(record: Mapping[str, Any], name: str, least: int) -> int:
+    value = record[name]
+    if type(value) is not int or not least <= value < 1 << 62:
+        raise ValueError(f"{name}: expected an integer of {least} or more, got {value!r}")
+    return value
+
+
+def confirm_sites(sites: Sequence[Site], stores: Sequence[Store], path: Path) -> bool:
+    """Hold the metadata's sites against the graph's NoisyStore nodes.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        Ordered by number.
+    stores : sequence of Store
+        Of the same file.
+    path : path
+        Of the model, for messages.
+
+    Returns
+    -------
+    bool
+        Whether the graph states the sizes of all tensors, so that flips can be counted without
+        running it.
+
+    Raises
+    ------
+    InputError
+        The two contradict each other.
+    """
+    if sorted(store.site for store in stores) != list(range(len(sites))):
+        raise InputError(
+            f"model {path}: expected one NoisyStore node for each of its {len(sites)} sites, got "
+            f"nodes of the sites {sorted(store.site for store in stores)[:20]}"
+        )
+    sure = True
+    for store in stores:
+        site = sites[store.site]
+        for name, said, found in (
+            ("storage format", site.storage_format, store.storage_format),
+            ("rows per sample", site.rows_per_sample, store.rows_per_sample),
+            ("elements", site.elements or None, store.elements),
+            ("bits of a word", site.bits_per_word, _word_bits(store)),
+        ):
+            if said is not None and found is not None and said != found:
+                raise InputError(
+                    f"model {path}: site {site.site}: the metadata say {name} {said}, the graph "
+                    f"{found}: export the model again"
+                )
+        counted = site.rows_per_sample >= 0 and site.elements > 0
+        sure = sure and (not counted or None not in (store.elements, _word_bits(store)))
+    return sure
+
+
+def _word_bits(store: Store) -> int | None:
+    return STORAGE_FORMATS.get(store.storage_format, store.word_bits)
 
 
 def read_normalization(metadata: Mapping[str, str], path: Path) -> dict[str, list[float]] | None:
     """Return the normalisation ``{"mean": [...], "std": [...]}`` that a model names, or None.
+
+    Parameters
+    ----------
+    metadata : mapping from str to str
+    path : path
+        Of the model, for messages.
 
     Raises
     ------

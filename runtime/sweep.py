@@ -131,12 +131,13 @@ def sweep(
         One number a sample, which must not depend on the others of its batch; the mean is
         recorded beside accuracy.
     metric_name : str, optional
-        Label of the metric; None: the callable's name. Points of other metrics are kept apart.
+        Label of the metric; None: the callable's name (a lambda has none: give one where there
+        are `results`). Points of other metrics are kept apart.
     progress : bool, optional
         True: show a progress line on standard error, False: do not; None: on a terminal.
     skip_clean : bool
         Do not run samples in which no bit flips: they have the clean prediction. The results
-        are the same, but for the time.
+        are the same, but for the time. Only where the graph states the sizes of its sites.
     split : "test" or "train"
         Of the data set.
 
@@ -175,7 +176,7 @@ def sweep(
             bit_mask,
             mask_name,
             int(seed),
-            "" if metric is None else str(metric_name or getattr(metric, "__name__", "metric")),
+            _metric_label(metric, metric_name, results is not None),
             skip_clean,
         )
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
@@ -219,7 +220,8 @@ class _Sweep:
         skip_clean: bool,
     ) -> None:
         self.evaluator, self.store, self.bit_mask = evaluator, store, bit_mask
-        self.seed, self.skip_clean = seed, skip_clean
+        self.unsized = skip_clean and not evaluator.session.sizes_confirmed
+        self.seed, self.skip_clean = seed, skip_clean and not self.unsized
         self.mask_name = mask_name or ("all" if bit_mask is None else mask_text)
         self.measured = self.skipped = 0
         session = evaluator.session
@@ -248,12 +250,17 @@ class _Sweep:
         bar = Progress(total, len(todo), show)
         try:
             with terminable():
-                sweep_id, clean = self._clean(bar) if found is None else _stored(found)
+                if todo and self.unsized:
+                    bar.say(
+                        "the graph does not state the sizes of its sites: all samples are run, "
+                        "those without a flip too"
+                    )
+                sweep_id, clean = self._clean(bar) if found is None else found
                 run_id = self.store.add_run(environment(self.evaluator.session)) if todo else 0
                 for p01, p10, trial in todo:
                     label = f"{_rate_label(p01, p10)} trial {trial}"
                     bar.start(label)
-                    if (rates_key(p01, p10), trial) in self.store.measured(sweep_id):
+                    if self.store.has_point(sweep_id, p01, p10, trial):
                         bar.finish(costs[p01, p10], label)
                         continue
                     point = self._point(p01, p10, trial, clean, bar)
@@ -342,8 +349,19 @@ class _Sweep:
         )
 
 
-def _stored(found: tuple[int, bytes]) -> tuple[int, Scores]:
-    return found[0], Scores.from_bytes(found[1])
+def _metric_label(metric: Metric | None, name: str | None, kept: bool) -> str:
+    """Return what tells a metric's points from others, in a file or in a `Results`."""
+    if metric is None:
+        return ""
+    own = getattr(metric, "__name__", None)
+    if name or (own and own != "<lambda>"):
+        return str(name or own)
+    if kept:
+        raise InputError(
+            "metric: expected metric_name, because this callable has no name of its own: it tells "
+            "the metric's points from those of others"
+        )
+    return "metric"
 
 
 def _count(values: Any) -> int | None:

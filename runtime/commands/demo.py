@@ -10,8 +10,9 @@ from .common import print_json, progress
 HELP = "train, export, sweep and fit a small network in about a minute"
 DESCRIPTION = """\
 Train a narrow VGG-A on scanned digits, export it with noisy activations, sweep the bit error rate
-and fit the midpoint noise level. Writes model.onnx, results.sqlite, midpoint.png, midpoint.svg and
-summary.txt, which explains the result. Run again, it goes on where it stopped."""
+and fit the midpoint noise level. Writes model.onnx (with --quick model-quick.onnx), results.sqlite,
+midpoint.png, midpoint.svg and summary.txt, which explains the result. Run again, it goes on after
+the last finished epoch, or point of the sweep."""
 EXAMPLE = "noisystore demo -o noisystore-demo"
 
 

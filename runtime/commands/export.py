@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 
-from ...ortops.errors import InputError
 from .common import bounded, check_output, positive, print_json, require
 
 HELP = "export a PyTorch model to ONNX with noisy memory sites"
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=None,
         metavar="K",
-        help="of a vgg: classes (default: 10)",
+        help="of a vgg (default: 10) or torchvision network (default: its own)",
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
 
@@ -63,11 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, export, report the sites."""
     output = check_output(args.output)
-    sites = [kind.strip() for kind in args.sites.split(",")]
-    if not all(sites):
-        raise InputError(
-            f"--sites: expected activation, layer, input or patterns, got {args.sites!r}"
-        )
     require(EXPORT_MODULES, "export")
     from ... import export
 
@@ -81,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         model,
         example,
         output,
-        sites=sites[0] if len(sites) == 1 else sites,
+        sites=args.sites,
         storage_format=args.storage_format,
     )
     if args.json:

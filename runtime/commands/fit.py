@@ -15,7 +15,8 @@ HELP = "fit the midpoint noise level to a sweep's results"
 DESCRIPTION = """\
 Fit accuracy against bit error rate with the paper's logistic curve (eq. 2), one fit for each
 model, mask, data set and provider in the files. The midpoint is the rate at which the accuracy
-is half way between clean and chance. Where the rates swept do not hold it, the result says so."""
+is half way between clean and chance. Where the rates swept do not hold it, the result says so;
+a curve that cannot be fitted is named on standard error."""
 EXAMPLE = "noisystore fit results.sqlite --plot midpoint.png"
 
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=bounded(0, 1, "confidence"),
         default=0.95,
         metavar="C",
-        help="of the intervals (default: %(default)s)",
+        help="of the intervals, at most 0.9999 (default: %(default)s)",
     )
     parser.add_argument(
         "--plot",
@@ -52,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
     groups = [
         group
         for path in args.results
-        for group in fit_results(path, axis=args.axis, confidence=args.confidence)
+        for group in fit_results(
+            path,
+            axis=args.axis,
+            confidence=args.confidence,
+            warn=lambda text: progress(f"noisystore: warning: {text}"),
+        )
     ]
     if args.plot is not None:
         draw(groups, args.plot)

@@ -4,21 +4,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .common import print_json, rate, table
-
-if TYPE_CHECKING:
-    pass
 
 HELP = "list the noisy memory sites of an annotated ONNX graph"
 DESCRIPTION = """\
 List the sites of a graph: what each stores, in which format, how many bits of it one sample
 writes, and how many of them flip at a bit error rate."""
 EXAMPLE = "noisystore inspect vgg-a.onnx --rate 1e-5"
-
-#: Noisy bits of a word where they are fewer than the word's bits.
-_NARROW = {"int4": 4, "uint4": 4}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(site: Any, bit_error_rate: float) -> dict[str, Any]:
     """One site as plain values, with bits and expected flips of one sample."""
-    bits = site.elements * _NARROW.get(site.storage_format, site.bits_per_word)
+    bits = site.elements * site.noisy_bits
     return {
         "site": site.site,
         "name": site.name,
         "kind": site.kind,
         "op": site.op,
         "storage_format": site.storage_format,
-        "elements_per_sample": site.elements,
+        "elements": site.elements,
         "bits_per_word": site.bits_per_word,
         "bits_per_sample": bits,
         "rows_per_sample": site.rows_per_sample,
@@ -95,7 +89,7 @@ def text(result: dict[str, Any]) -> str:
             s["kind"],
             s["op"],
             s["storage_format"],
-            f"{s['elements_per_sample']:,}",
+            f"{s['elements']:,}",
             f"{s['bits_per_sample']:,}",
             f"{s['rows_per_sample']}{'*' if s['rows_per_sample'] == -1 else ''}",
             f"{s['flips_per_sample']:.4g}",
@@ -109,6 +103,6 @@ def text(result: dict[str, Any]) -> str:
         f"{len(rows)} sites, {result['bits_per_sample']:,} bits per sample, "
         f"{result['flips_per_sample']:.4g} flips per sample expected at {result['rate']:g}"
     )
-    if any(s["elements_per_sample"] == 0 for s in result["sites"]):
+    if any(s["elements"] == 0 for s in result["sites"]):
         lines.append("sites with 0 elements have a size that the file does not fix")
     return "\n".join(lines)

@@ -144,6 +144,42 @@ def test_bad_arguments():
         instrument(nn.Linear(3, 3), args=torch.randn(2, 3))
 
 
+def test_arguments_that_do_not_fit():
+    class Scaled(nn.Module):
+        def forward(self, x, scale=2.0):
+            return torch.relu(x) * (scale if scale is True else 5)
+
+    noisy = instrument(Scaled())
+    x = torch.randn(2, 4)
+    assert torch.equal(noisy(x, 1), torch.relu(x) * 5)
+    assert torch.equal(noisy(x, True), torch.relu(x))
+    with pytest.raises(InputError, match="'scale' by keyword"):
+        noisy(x, scale=3.0)
+    with pytest.raises(InputError, match="got ndarray"):
+        noisy(x.numpy())
+    with pytest.raises(InputError, match=r"torch\.nn\.Module"):
+        instrument(torch.relu)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    with pytest.raises(InputError, match="same dtype"):
+        instrument(model, args=torch.randn(2, 4).double())
+
+
+def test_shared_modules_follow_a_replaced_weight():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.second = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x)))
+
+    model = Shared()
+    noisy = instrument(model, args=torch.randn(2, 4))
+    model.first.weight = nn.Parameter(torch.randn(4, 4))
+    x = torch.randn(3, 4)
+    assert torch.equal(noisy(x), model(x))
+
+
 class Guarded(nn.Module):
     def __init__(self):
         super().__init__()

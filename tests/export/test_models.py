@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VGGs, their weights, and models by name."""
 
+import pickle
 import subprocess
 import sys
 
@@ -94,6 +95,40 @@ def broken():
 """
 
 
+DATACLASS = """
+from __future__ import annotations
+import pickle
+from dataclasses import dataclass
+import torch
+@dataclass
+class Sizes:
+    inner: int = 5
+class Net(torch.nn.Linear):
+    pass
+def net():
+    sizes = pickle.loads(pickle.dumps(Sizes()))
+    return Net(3, sizes.inner), torch.zeros(2, 3)
+"""
+
+
+def test_a_file_is_a_module_of_its_own(tmp_path):
+    for folder in ("a", "b-1.x"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my-net.v1.py").write_text(DATACLASS)
+    models = [load_model(f"{tmp_path}/{f}/my-net.v1.py:net")[0] for f in ("a", "b-1.x", "a")]
+    names = [type(model).__module__ for model in models]
+    assert len(set(names)) == 3
+    for model, name in zip(models, names, strict=True):
+        assert sys.modules[name].Net is type(model)
+        assert pickle.loads(pickle.dumps(model)).out_features == 5
+    before = set(sys.modules)
+    for text, match in (("import sys\nsys.exit(3)", "SystemExit: 3"), ("1/0", "ZeroDivision")):
+        (tmp_path / "fails.py").write_text(text)
+        with pytest.raises(InputError, match=match):
+            load_model(f"{tmp_path}/fails.py:f")
+    assert set(sys.modules) == before
+
+
 def test_specs(tmp_path):
     model, args = load_model("vgg-a", width=0.05, classes=7)
     assert not model.training
@@ -153,3 +188,16 @@ def test_a_missing_torch_names_the_extra():
         "try:\n    e.vgg\nexcept ImportError as error:\n    print(error)"
     )
     assert "pip install noisystore[export]" in run_python(code).stdout
+
+
+def test_classes_of_a_torchvision_network():
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    model, args = load_model("torchvision:resnet18", classes=5)
+    assert model(*args).shape == (2, 5)
+
+
+def test_classes_of_a_file_are_its_own(tmp_path):
+    path = tmp_path / "model.py"
+    path.write_text("import torch\ndef make():\n    return torch.nn.ReLU(), (torch.ones(2, 3),)\n")
+    with pytest.raises(InputError, match="classes: the function"):
+        load_model(f"{path}:make", classes=5)

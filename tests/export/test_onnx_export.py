@@ -271,6 +271,21 @@ def test_the_file_needs_the_library(small):
     assert ortops.library_path()
 
 
+def test_inputs_named_like_the_noise_and_as_long_as_the_batch(tmp_path, runner):
+    class Product(nn.Module):
+        def forward(self, noise_seed, noise_bit_mask):
+            return torch.relu(noise_seed @ noise_bit_mask)
+
+    args = (torch.randn(4, 4), torch.randn(4, 3))
+    export_onnx(Product(), args, tmp_path / "m.onnx")
+    inputs = onnx.load(tmp_path / "m.onnx").graph.input
+    assert [v.name for v in inputs] == ["noise_seed", "noise_bit_mask", *NOISE_INPUTS]
+    x = torch.randn(7, 4)
+    run = runner(tmp_path / "m.onnx").session.run
+    (got,) = run(None, {"noise_seed": x.numpy(), "noise_bit_mask": args[1].numpy()})
+    np.testing.assert_allclose(got, torch.relu(x @ args[1]), atol=1e-5)
+
+
 def test_the_same_model_gives_the_same_bytes_and_a_named_batch(tmp_path):
     class Two(nn.Module):
         def forward(self, left, right):

@@ -38,9 +38,17 @@ def ops(function, request="layer"):
 
 
 WAYS = {
-    "relu": (nn.ReLU, F.relu, torch.relu, lambda x: x.relu(), lambda x: F.relu(x, inplace=True)),
+    "relu": (
+        *(nn.ReLU, F.relu, torch.relu, lambda x: x.relu(), lambda x: F.relu(x, inplace=True)),
+        lambda x: F.threshold(x, 0, 0),
+    ),
     "relu6": (nn.ReLU6, F.relu6, lambda x: x.clamp(0, 6), lambda x: F.hardtanh(x, 0, 6)),
-    "leaky_relu": (nn.LeakyReLU, F.leaky_relu, lambda x: torch.where(x > 0, x, 0.01 * x)),
+    "leaky_relu": (
+        *(nn.LeakyReLU, F.leaky_relu, nn.RReLU, F.rrelu),
+        lambda x: torch.where(x > 0, x, 0.01 * x),
+        lambda x: torch.maximum(0.1 * x, x),
+        lambda x: torch.max(x, x / 5),
+    ),
     "prelu": (nn.PReLU,),
     "elu": (nn.ELU, F.elu, lambda x: torch.where(x > 0, x, torch.exp(x) - 1)),
     "selu": (nn.SELU, torch.selu),
@@ -48,7 +56,7 @@ WAYS = {
     "gelu": (nn.GELU, F.gelu, lambda x: F.gelu(x, approximate="tanh")),
     "silu": (nn.SiLU, F.silu, lambda x: x * torch.sigmoid(x), lambda x: x / (1 + torch.exp(-x))),
     "mish": (nn.Mish, F.mish, lambda x: x * torch.tanh(F.softplus(x))),
-    "sigmoid": (nn.Sigmoid, torch.sigmoid, lambda x: 1 / (1 + torch.exp(-x))),
+    "sigmoid": (nn.Sigmoid, torch.sigmoid, torch.special.expit, lambda x: 1 / (1 + torch.exp(-x))),
     "hardsigmoid": (nn.Hardsigmoid, F.hardsigmoid, lambda x: F.relu6(x + 3) / 6),
     "hardswish": (nn.Hardswish, F.hardswish, lambda x: x * F.relu6(x + 3) / 6),
     "tanh": (nn.Tanh, torch.tanh, lambda x: x.tanh_()),
@@ -94,6 +102,7 @@ DECOMPOSED = {
     "relu": (
         lambda x: x.clamp(min=0),
         lambda x: torch.maximum(x, torch.tensor(0.0)),
+        lambda x: torch.max(x, torch.tensor(0.0)),
         lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
     ),
     "relu6": (lambda x: torch.minimum(F.relu(x), torch.tensor(6.0)),),
@@ -126,6 +135,10 @@ def test_softmax_dropout_and_one_sided_clamps_are_no_activations():
         lambda x: F.normalize(x),
         lambda x: x.clamp(max=3),
         nn.Dropout(),
+        nn.Threshold(0.5, 0),
+        lambda x: x - x.max(1, keepdim=True).values,
+        lambda x: x - x.max(),
+        lambda x: torch.maximum(x, 2 * x),
         lambda x: x + torch.sigmoid(torch.ones(4)),
     ):
         assert ops(function) == []
@@ -169,6 +182,21 @@ def test_names_order_and_a_module_called_twice(functional):
         "block.relu",
         "block.relu:1",
     ]
+
+
+def test_one_module_under_two_names():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.second = nn.ReLU()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.second(self.linear(self.first(x)))
+
+    x = torch.randn(2, 4)
+    for request in ("activation", [nn.ReLU], ["first", "second"]):
+        assert [s[0] for s in sites(Shared(), x, request)] == ["first", "second"]
 
 
 def test_layers_without_the_graph_output():
@@ -273,6 +301,13 @@ def test_models_that_cannot_be_traced():
         def forward(self, x):
             return torch.relu(x.view(2, 4))
 
+    class Keyword(nn.Module):
+        def forward(self, x, *, scale):
+            return torch.relu(x * scale)
+
+    for arguments in (torch.randn(2, 4), (torch.randn(2, 4), {"scale": 2.0})):
+        with pytest.raises(InputError, match="keyword-only argument 'scale'"):
+            trace(Keyword(), arguments)
     with pytest.raises(InputError, match="cannot trace Branch"):
         trace(Branch(), torch.randn(2, 4))
     with pytest.raises(InputError, match="fixes the batch size"):

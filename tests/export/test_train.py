@@ -18,7 +18,7 @@ def digits():
 
 def narrow(seed=0):
     torch.manual_seed(seed)
-    return vgg("A", width=RECIPES["digits"].width)
+    return vgg("A", width=0.125)
 
 
 def tiny(count=96):
@@ -83,9 +83,56 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
     with pytest.raises(InputError, match="another run"):
         train(narrow(), x, y, x, y, checkpoint=path, **{**keywords, "seed": 6})
+    with pytest.raises(InputError, match=r"seed \(5 there, 6 here\)"):
+        train(narrow(), x, y, x, y, checkpoint=path, **{**keywords, "seed": 6})
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="expected one written by train"):
         train(narrow(), x, y, x, y, checkpoint=path, **keywords)
+
+
+def test_a_checkpoint_is_of_one_network_normalization_and_data(tmp_path):
+    x, y = tiny(16)
+    path = tmp_path / "run.pt"
+
+    def run(model=None, arrays=(x, y, x, y), **keywords):
+        keywords = {"epochs": 1, "batch": 16, "checkpoint": path, **keywords}
+        return train(model or narrow(), *arrays, **keywords)
+
+    expected = run()
+    assert run(narrow(3)).epochs == expected.epochs
+    other = narrow()
+    other.features[2] = torch.nn.ELU()
+    changed = x.copy()
+    changed[0, 0, 0, 0] ^= 1
+    for keywords, match in [
+        ({"model": other}, "network"),
+        ({"normalization": ((0.5,) * 3, (0.5,) * 3)}, "normalization"),
+        ({"arrays": (x, y, changed, y)}, "test data"),
+        ({"arrays": (changed, y, x, y)}, "training data"),
+        ({"arrays": (x, y, x[:8], y[:8])}, "test data"),
+        ({"epochs": 2}, r"epochs \(1 there, 2 here\)"),
+        ({"lr": 0.5}, "lr"),
+    ]:
+        with pytest.raises(InputError, match=f"of another run, with another {match}[^;]*;"):
+            run(**keywords)
+        run(**{**keywords, "checkpoint": tmp_path / "fresh.pt", "resume": False})
+
+
+def test_accuracy_leaves_every_module_in_its_mode():
+    class Failing(torch.nn.Module):
+        def forward(self, x):
+            raise KeyError("no")
+
+    x, y = tiny(8)
+    model = narrow().train()
+    model.features[1].eval()
+    modes = [module.training for module in model.modules()]
+    accuracy(model, x, y)
+    assert [module.training for module in model.modules()] == modes
+    model.classifier = Failing()
+    with pytest.raises(KeyError):
+        accuracy(model, x, y)
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_weights_are_saved_and_loaded(tmp_path):

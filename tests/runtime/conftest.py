@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small annotated models and data sets."""
+"""Small annotated models and data sets, and ways to run the command line."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from noisystore.ortops import noise_inputs
+from noisystore.runtime.cli import main
 from noisystore.runtime.dataset import Dataset
 
 CLASSES = 10
+PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
 
 
 def _record(site: int, name: str, elements: int, rows_per_sample: int) -> dict[str, Any]:
@@ -41,11 +46,13 @@ def build_model(
     metadata: dict[str, str | None] | None = None,
     without_input: str | None = None,
     two_outputs: bool = False,
+    with_shapes: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write x [N, 1, 6, 6] -> Conv, Relu, site 0 -> Gemm, Relu, site 1 -> Gemm -> logits [N, 10].
 
-    `last_rows` is rows_per_sample of site 1; `noisy_weight` adds site 2 on the last weight.
+    `last_rows` is rows_per_sample of site 1; `noisy_weight` adds site 2 on the last weight;
+    `with_shapes` states the shapes of the stored tensors, as exporters do.
     """
     rng = np.random.default_rng(seed)
 
@@ -95,7 +102,12 @@ def build_model(
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])]
     if two_outputs:
         outputs.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [batch, 24]))
-    graph = helper.make_graph(nodes, "small", inputs, outputs, initializers)
+    shapes = {"r": [batch, 8, 4, 4], "h": [batch, 24]} if with_shapes else {}
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    ]
+    graph = helper.make_graph(nodes, "small", inputs, outputs, initializers, value_info=values)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("noisystore", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     texts: dict[str, str | None] = {
@@ -134,3 +146,90 @@ def small_npz(small_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("data") / "small.npz"
     np.savez(path, x=small_data.images, y=small_data.labels)
     return path
+
+
+@pytest.fixture(scope="session")
+def one_torch_thread():
+    """Two PyTorch threads on cores that are busy with other tests wait for each other."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ok(capsys):
+    """Run a command in this process and return its JSON."""
+
+    def call(*arguments):
+        status = main([*map(str, arguments), "--json"])
+        captured = capsys.readouterr()
+        assert status == 0, captured.err
+        return json.loads(captured.out)
+
+    return call
+
+
+@pytest.fixture
+def error(capsys):
+    """Run a command that must fail as bad input does: one line, no traceback, nothing printed."""
+
+    def call(*arguments):
+        status = main([*map(str, arguments)])
+        captured = capsys.readouterr()
+        lines = [line for line in captured.err.splitlines() if "points" not in line.split(" ")[1:2]]
+        assert status == 2
+        assert captured.out == ""
+        assert lines[-1].startswith("noisystore: error: ")
+        assert "Traceback" not in captured.err
+        return lines[-1]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, one_torch_thread):
+    """A very narrow VGG-A trained for a moment on the digits, and exported."""
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("model")
+    weights, path = folder / "w.safetensors", folder / "model.onnx"
+    assert (
+        main(
+            [
+                "train",
+                "vgg-a",
+                "--data",
+                "digits",
+                "--width",
+                "0.0625",
+                "--epochs",
+                "2",
+                "-o",
+                str(weights),
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(["export", "vgg-a", "--width", "0.0625", "--weights", str(weights), "-o", str(path)])
+        == 0
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_program() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own."""
+
+    def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        words = [*PROGRAM, *map(str, arguments)]
+        return subprocess.run(words, text=True, timeout=120, check=False, **options)
+
+    return run

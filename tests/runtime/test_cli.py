@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: help, versions, exit statuses, and the way from training to a sweep."""
+"""The command line: help, versions, exit statuses, training, export and inspection."""
 
-import importlib.util
-import json
 import os
 import shlex
 import signal
-import sqlite3
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
 
 from noisystore.ortops.errors import InputError
@@ -19,90 +14,7 @@ from noisystore.runtime import cli
 from noisystore.runtime.cli import COMMANDS, build_parser, main
 from noisystore.runtime.interrupt import Interrupted
 
-PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
-
-
-def run(*arguments, **options):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
-    )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread():
-    """Two PyTorch threads on cores that are busy with other tests wait for each other."""
-    if importlib.util.find_spec("torch") is None:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def ok(capsys):
-    """Run a command in this process and return its JSON."""
-
-    def call(*arguments):
-        status = main([*map(str, arguments), "--json"])
-        captured = capsys.readouterr()
-        assert status == 0, captured.err
-        return json.loads(captured.out)
-
-    return call
-
-
-@pytest.fixture
-def error(capsys):
-    """Run a command that must fail as bad input does: one line, no traceback, nothing printed."""
-
-    def call(*arguments):
-        status = main([*map(str, arguments)])
-        captured = capsys.readouterr()
-        lines = [line for line in captured.err.splitlines() if "points" not in line.split(" ")[1:2]]
-        assert status == 2
-        assert captured.out == ""
-        assert lines[-1].startswith("noisystore: error: ")
-        assert "Traceback" not in captured.err
-        return lines[-1]
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A very narrow VGG-A trained for a moment on the digits, and exported."""
-    pytest.importorskip("torch")
-    pytest.importorskip("sklearn")
-    folder = tmp_path_factory.mktemp("model")
-    weights, path = folder / "w.safetensors", folder / "model.onnx"
-    assert (
-        main(
-            [
-                "train",
-                "vgg-a",
-                "--data",
-                "digits",
-                "--width",
-                "0.0625",
-                "--epochs",
-                "2",
-                "-o",
-                str(weights),
-            ]
-        )
-        == 0
-    )
-    assert (
-        main(["export", "vgg-a", "--width", "0.0625", "--weights", str(weights), "-o", str(path)])
-        == 0
-    )
-    return path
-
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 # Help, versions, start
 
@@ -147,8 +59,8 @@ def test_help_starts_fast_without_heavy_modules():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_process_reports_bad_input_in_one_line():
-    result = run("fit", "missing.sqlite")
+def test_a_process_reports_bad_input_in_one_line(run_program):
+    result = run_program("fit", "missing.sqlite")
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("noisystore: error: ")
@@ -293,8 +205,8 @@ def test_inspect(model, ok, capsys):
     result = ok("inspect", model, "--rate", "1e-3")
     assert [site["site"] for site in result["sites"]] == list(range(8))
     first = result["sites"][0]
-    assert {"name", "op", "storage_format", "elements_per_sample", "rows_per_sample"} <= set(first)
-    assert first["bits_per_sample"] == first["elements_per_sample"] * 32
+    assert {"name", "op", "storage_format", "elements", "rows_per_sample"} <= set(first)
+    assert first["bits_per_sample"] == first["elements"] * 32
     assert result["bits_per_sample"] == sum(site["bits_per_sample"] for site in result["sites"])
     assert result["flips_per_sample"] == pytest.approx(result["bits_per_sample"] * 1e-3)
     assert main(["inspect", str(model)]) == 0
@@ -303,111 +215,17 @@ def test_inspect(model, ok, capsys):
     assert len(out.splitlines()) == 10
 
 
-def test_inspect_marks_sites_without_a_batch_axis(capsys):
-    from types import SimpleNamespace
-
+def test_inspect_marks_sites_without_a_batch_axis():
     from noisystore.runtime.commands.inspect import describe, text
+    from noisystore.runtime.sites import Site
 
-    site = SimpleNamespace(
-        site=0,
-        name="a",
-        kind="activation",
-        op="relu",
-        storage_format="int4",
-        elements=10,
-        bits_per_word=8,
-        rows_per_sample=-1,
-    )
+    site = Site(0, "a", "activation", "int4", elements=10, bits_per_word=8, rows_per_sample=-1)
     described = describe(site, 0.5)
     assert described["bits_per_sample"] == 40
     assert described["flips_per_sample"] == 20
     result = {"sites": [described], "rate": 0.5, "bits_per_sample": 40, "flips_per_sample": 20}
     assert "-1*" in text(result)
     assert "no batch axis" in text(result)
-
-
-def sweep_options(model, path, **changes):
-    options = {
-        "--data": "digits",
-        "--rates": "1e-5,1e-3,1e-1",
-        "--trials": 2,
-        "--images": 40,
-        "-o": path,
-        **changes,
-    }
-    return ["sweep", model, *(word for pair in options.items() for word in pair)]
-
-
-def test_sweep_and_fit(model, tmp_path, ok, capsys):
-    path = tmp_path / "r.sqlite"
-    result = ok(*sweep_options(model, path, **{"--rates": "1e-6:1e-1:1/decade"}))
-    assert {"rows", "clean_accuracy", "images", "seconds", "inferences"} <= set(result)
-    assert (result["rows"], result["images"], result["measured"]) == (12, 40, 12)
-    again = ok(*sweep_options(model, path, **{"--rates": "1e-6:1e-1:1/decade"}))
-    assert (again["rows"], again["measured"], again["inferences"]) == (12, 0, 0)
-    masked = ok(*sweep_options(model, path, **{"--mask": "0x40000000", "--trials": 1}))
-    assert masked["rows"] == 3
-    groups = ok("fit", path)
-    assert [group["mask"] for group in groups] == ["0x40000000", "all"]
-    for group in groups:
-        assert group["clean_accuracy"] == result["clean_accuracy"]
-
-
-def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    plot = tmp_path / "p.png"
-    options = sweep_options(model, tmp_path / "r.sqlite", **{"--plot": plot})
-    status = main([*map(str, options)])
-    captured = capsys.readouterr()
-    if status == 0:
-        assert plot.read_bytes().startswith(b"\x89PNG")
-        assert "6 points in" in captured.out
-    else:
-        assert "all points are kept" in captured.err
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"--rates": "2"}, "in [0, 1], got 2"),
-        ({"--rates": "nan"}, "got nan"),
-        ({"--rates": "1e-8:1e-1"}, "LOW:HIGH:N/decade"),
-        ({"--rates": "1e-1:1e-8:4/decade"}, "LOW <= HIGH"),
-        ({"--rates": "few"}, "rates: expected"),
-        ({"--trials": 0}, "1 or more, got '0'"),
-        ({"--images": 501}, "from 1 to 500"),
-        ({"--images": "all"}, "got 'all'"),
-        ({"--mask": "mantissa"}, "expected all, or the noisy bits as a hexadecimal number"),
-        ({"--mask": "255"}, "expected all"),
-        ({"--mask": "0x0"}, "from 0x1"),
-        ({"--mask": "0x1ffffffffffffffff"}, "from 0x1"),
-        ({"--seed": str(1 << 64)}, "64 bits"),
-        ({"--data": "mnist"}, "cifar10:DIR, npz:FILE, digits or images:DIR"),
-        ({"--data": "cifar10:missing"}, "missing"),
-        ({"--data": "npz:missing.npz"}, "missing.npz"),
-        ({"--provider": "tpu"}, "execution provider: expected one of"),
-        ({"--batch-size": "-1"}, "1 or more"),
-        ({"--threads": "0"}, "1 or more"),
-    ],
-)
-def test_sweep_with_bad_input(model, tmp_path, error, changes, message):
-    assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
-
-
-def test_results_files_that_cannot_be_written(model, tmp_path, error):
-    assert "directory" in error(*sweep_options(model, tmp_path))
-    assert "no directory" in error(*sweep_options(model, tmp_path / "no" / "r.sqlite"))
-    text = tmp_path / "text"
-    text.write_text("hello " * 100)
-    assert "another kind of file" in error(*sweep_options(model, text))
-    assert text.read_text() == "hello " * 100
-    foreign = tmp_path / "foreign"
-    with sqlite3.connect(foreign) as database:
-        database.execute("CREATE TABLE t (x)")
-    assert "another SQLite database" in error(*sweep_options(model, foreign))
-    plot = {"--plot": tmp_path / "no" / "p.png"}
-    assert "does not exist" in error(*sweep_options(model, tmp_path / "r.sqlite", **plot))
-    assert not (tmp_path / "r.sqlite").exists()
 
 
 def test_models_that_are_none(model, tmp_path, error):
@@ -440,14 +258,6 @@ def test_models_that_are_none(model, tmp_path, error):
     assert "from 0 to 1" in error("inspect", model, "--rate", "nan")
 
 
-def test_data_that_do_not_fit_the_model(model, tmp_path, error):
-    np.savez(tmp_path / "small.npz", x=np.zeros((4, 3, 8, 8), np.uint8), y=np.zeros(4, np.int64))
-    np.savez(tmp_path / "labels.npz", x=np.zeros((4, 3, 32, 32), np.uint8), y=np.full(4, 10))
-    for name, message in (("small", "shape"), ("labels", "labels from 0 to 9")):
-        changes = {"--data": f"npz:{tmp_path / name}.npz", "--images": 4}
-        assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
-
-
 def test_a_missing_or_foreign_library(model, tmp_path, error, monkeypatch):
     from noisystore.ortops import library
 
@@ -460,97 +270,28 @@ def test_a_missing_or_foreign_library(model, tmp_path, error, monkeypatch):
     foreign.write_bytes(b"\x7fELF" + b"\0" * 100)
     monkeypatch.setattr(library, "library_path", lambda: str(foreign))
     assert "operator library" in error("inspect", model)
-    library._library.cache_clear()
+    library.load.cache_clear()
     try:
         assert "operator library" in error("--version")
     finally:
-        library._library.cache_clear()
+        library.load.cache_clear()
 
 
-# Interruptions and full disks
-
-
-def test_a_sweep_is_interrupted_and_goes_on(model, tmp_path):
-    whole, path = tmp_path / "whole.sqlite", tmp_path / "r.sqlite"
-    changes = {"--rates": "1e-5:1e-1:8/decade", "--images": 500, "--trials": 6, "--threads": 1}
-    started = subprocess.Popen(
-        [*PROGRAM, *map(str, sweep_options(model, path, **changes))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(600):
-        time.sleep(0.05)
-        if path.exists() and _points(path) > 2:
-            break
-    started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=60)
-    assert started.returncode == 130, err
-    assert out == ""
-    assert "Traceback" not in err
-    last = err.splitlines()[-1]
-    assert last.startswith("noisystore: interrupted")
-    assert str(path) in last
-    assert 0 < _points(path) < 33 * 6
-    for file in (path, whole):
-        assert main([*map(str, sweep_options(model, file, **changes))]) == 0
-    assert _rows(path) == _rows(whole)
-
-
-def _points(path):
-    try:
-        with sqlite3.connect(path) as database:
-            return database.execute("SELECT COUNT(*) FROM points").fetchone()[0]
-    except sqlite3.Error:
-        return 0
-
-
-def _rows(path):
-    with sqlite3.connect(path) as database:
-        query = "SELECT rates, trial, noise_seed, correct, agreement, correct_bits FROM points"
-        return sorted(database.execute(query))
-
-
-def test_a_full_disk_during_a_sweep(model, tmp_path):
-    import resource
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    path = tmp_path / "r.sqlite"
-    changes = {"--rates": "1e-5:1e-1:16/decade", "--images": 500, "--trials": 3}
-    result = run(*sweep_options(model, path, **changes), preexec_fn=limit)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    assert "no space left" in result.stderr.splitlines()[-1]
-    assert main([*map(str, sweep_options(model, path, **changes))]) == 0
-    assert _points(path) == 65 * 3
+# Failures of the system
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_standard_output_on_a_full_disk(model):
+def test_standard_output_on_a_full_disk(model, run_program):
     with open("/dev/full", "w") as full:
-        result = subprocess.run(
-            [*PROGRAM, "inspect", str(model)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-        )
+        result = run_program("inspect", model, stdout=full)
     assert result.returncode == 2
     assert result.stderr == "noisystore: error: No space left on device\n"
 
 
-def test_a_reader_that_goes_away(model):
+def test_a_reader_that_goes_away(model, run_program):
     read, write = os.pipe()
     os.close(read)
-    result = subprocess.run(
-        [*PROGRAM, "inspect", str(model)],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-    )
+    result = run_program("inspect", model, stdout=write)
     os.close(write)
     assert result.returncode == 141
     assert result.stderr == ""

@@ -7,7 +7,10 @@ import sqlite3
 import numpy as np
 import pytest
 
+from noisystore.ortops import InputError
+from noisystore.runtime import Points, fit_midpoint
 from noisystore.runtime.cli import main
+from noisystore.runtime.metrics import Scores
 from noisystore.runtime.midpoint_curve import logistic
 from noisystore.runtime.midpoint_groups import fit_results
 from noisystore.runtime.results import Point, Results, pack_bits
@@ -58,7 +61,7 @@ def write(
         "clean_accuracy": float(right.mean()) if labels else None,
         "clean_top5": None,
         "clean_metric": None,
-        "clean_scores": b"",
+        "clean_scores": Scores(correct=right if labels else None).to_bytes(),
     }
     with Results(path) as results:
         sweep = results.add_sweep(identity, description)
@@ -129,6 +132,18 @@ def test_json(tmp_path, capsys):
         "directions": "1:1",
     }
     assert {key: entry[key] for key in expected} == expected
+
+
+def test_fit_midpoint_takes_results(tmp_path):
+    path = write(tmp_path / "results.sqlite")
+    fit = fit_midpoint(path)
+    assert fit == fit_results(path)[0].fit
+    with Results(path, readonly=True) as results:
+        assert fit_midpoint(results) == fit
+        rows = results.rows()
+    assert fit_midpoint(rows) == fit
+    with pytest.raises(InputError, match="expected clean_accuracy and classes"):
+        fit_midpoint(Points([1e-6, 1e-5, 1e-4], [0] * 3, [9, 5, 1], [10] * 3))
 
 
 def test_several_files_in_one_call(tmp_path, capsys):
@@ -241,8 +256,27 @@ def test_results_that_cannot_be_fitted(tmp_path, capsys):
     assert "number of classes" in error(capsys, "fit", nameless)
 
 
+def test_a_curve_that_cannot_be_fitted_leaves_the_others(tmp_path, capsys):
+    path = write(tmp_path / "r.sqlite")
+    write(path, mask="0x7fffff", rates=[1e-5, 1e-3])
+    assert main(["fit", str(path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [entry["mask"] for entry in json.loads(captured.out)] == ["all"]
+    assert captured.err.startswith("noisystore: warning: not fitted: vgg.onnx (mask 0x7fffff)")
+    assert captured.err.count("\n") == 1
+    with pytest.warns(UserWarning, match="3 distinct rates"):
+        fit_results(path)
+
+
+@pytest.mark.parametrize("axis", ["linear", "log10"])
+def test_rates_beyond_all_reason(tmp_path, capsys, axis):
+    path = write(tmp_path / "r.sqlite", rates=[1e-310, 2e-310, 4e-310, 8e-310], mu=-309.5)
+    assert "rates from 1e-100 to 1" in error(capsys, "fit", path, "--axis", axis)
+
+
 def test_bad_options(tmp_path, capsys):
     path = write(tmp_path / "r.sqlite")
+    assert "at most 0.9999" in error(capsys, "fit", path, "--confidence", "0.9999999999999999")
     assert "log10" in error(capsys, "fit", path, "--axis", "cubic")
     assert "between 0 and 1" in error(capsys, "fit", path, "--confidence", "95")
     assert ".png or .svg" in error(capsys, "fit", path, "--plot", tmp_path / "a.pdf")

@@ -108,6 +108,41 @@ def test_hostile_pickles_are_refused(tmp_path, monkeypatch, protocol):
     assert not (tmp_path / "hostile-was-here").exists()
 
 
+def pickled(*parts):
+    return b"\x80\x02" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pickled(b"K\x00r", struct.pack("<I", 2**31 - 1), b"."),
+        pickled(b"K\x00p4000000000\n."),
+        pickled(b"]" * (1 << 20), b"."),
+        # _frombuffer of a number would make that many zeros.
+        pickled(
+            b"}X\x04\x00\x00\x00datacnumpy.core.numeric\n_frombuffer\n(",
+            b"J\xff\xff\xff\x7fcnumpy\ndtype\nX\x02\x00\x00\x00u1\x85RK\x01\x85tRs.",
+        ),
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
+    ],
+)
+def test_pickles_that_would_take_gigabytes(tmp_path, raw):
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="test_batch"):
+        load(python_version(tmp_path, raw=raw))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_labels_in_lists_of_lists(tmp_path):
+    labels = [0]
+    for _ in range(12):
+        labels = [labels] * 10
+    with pytest.raises(InputError, match="expected integer labels"):
+        load(python_version(tmp_path, {b"data": PIXELS, b"labels": labels}))
+
+
 @pytest.mark.parametrize(
     "name", ["builtins eval", "numpy load", "numpy.core.multiarray scalar", "_codecs lookup"]
 )
@@ -225,11 +260,23 @@ def test_npz_that_claims_too_much(tmp_path):
         load(f"npz:{tmp_path}/d.npz")
 
 
+@pytest.mark.parametrize(
+    "header", [b"{'descr': (", b"\x00\xff", b"(" * 5000, b"{1: 2}", b"[]", b'"', b"{'descr': [1"]
+)
+def test_npz_with_a_damaged_header(tmp_path, header):
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 100
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(InputError, match="expected a NumPy archive") as caught:
+        load(f"npz:{tmp_path}/d.npz")
+    assert "\n" not in str(caught.value)
+
+
 def test_npz_larger_than_memory(tmp_path, monkeypatch):
-    from noisystore.runtime import dataset_files
+    from noisystore.runtime import npz
 
     np.savez_compressed(tmp_path / "d.npz", x=np.zeros((1000, 1000), np.uint8))
-    monkeypatch.setattr(dataset_files, "_memory", lambda: 1_500_000)
+    monkeypatch.setattr(npz, "_memory", lambda: 1_500_000)
     with pytest.raises(InputError, match="half of the memory, got 1000000 bytes"):
         load(f"npz:{tmp_path}/d.npz")
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration: every file, a text that says what was found, and running it again."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -16,22 +15,11 @@ for _needed in ("torch", "onnxscript", "sklearn", "matplotlib"):
     pytest.importorskip(_needed)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread():
-    """Two PyTorch threads on cores that are busy with other tests wait for each other."""
-    if importlib.util.find_spec("torch") is None:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, one_torch_thread):
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     said: list[str] = []
     return folder, run_demo(folder, quick=True, say=said.append), said
@@ -78,6 +66,28 @@ def test_run_again_it_repeats_nothing(demo, capsys):
     assert again == json.loads(json.dumps(result))
     assert "train" not in captured.err
     assert (folder / "model-quick.onnx").stat().st_mtime_ns == before
+
+
+def test_training_goes_on_after_the_last_epoch(tmp_path, demo, monkeypatch):
+    from noisystore.runtime.commands import train
+
+    calls = []
+
+    def stop(text):
+        calls.append(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "progress", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path, quick=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["model-quick.safetensors.checkpoint"]
+    monkeypatch.setattr(train, "progress", calls.append)
+    run_demo(tmp_path, quick=True)
+    assert [text.split()[1] for text in calls] == ["1/3", "2/3", "3/3"]
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {file.name for file in demo[0].iterdir()}
+    first, second = (folder / "model-quick.onnx" for folder in (demo[0], tmp_path))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_bad_input(tmp_path, capsys, monkeypatch):

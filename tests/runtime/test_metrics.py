@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
@@ -62,7 +64,7 @@ def test_shapes_of_outputs():
 
 def test_scores_are_stored_and_replaced():
     scores = score(np.eye(4), np.array([0, 1, 2, 0]), lambda outputs, labels: labels * 2.0)
-    again = Scores.from_bytes(scores.to_bytes())
+    again = Scores.from_bytes(scores.to_bytes(), 4)
     assert again.correct.tolist() == scores.correct.tolist()
     assert again.metric.tolist() == [0, 2, 4, 0]
     new = again.replaced(np.array([1, 3]), score(np.eye(4)[:2], np.array([3, 0]), again_metric))
@@ -73,3 +75,14 @@ def test_scores_are_stored_and_replaced():
 
 def again_metric(outputs, labels):
     return np.full(len(outputs), 7.0)
+
+
+def test_damaged_scores_are_refused():
+    whole = Scores(correct=np.ones(4, bool)).to_bytes()
+    with pytest.raises(InputError, match=r"array correct: expected bool \[5\], got bool \[4\]"):
+        Scores.from_bytes(whole, 5)
+    file = io.BytesIO()
+    np.savez(file, correct=np.array([print], object))
+    for blob in (b"", whole[:-40], b"x" * 200, file.getvalue()):
+        with pytest.raises(InputError):
+            Scores.from_bytes(blob, 4)

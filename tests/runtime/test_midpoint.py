@@ -3,7 +3,6 @@
 
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -167,14 +166,6 @@ def test_json_keys():
     json.dumps(values, allow_nan=False)
 
 
-def test_a_grid_of_29_rates_and_5_trials_takes_no_time():
-    points = simulate(np.random.default_rng(0), -5.0, 0.3)
-    fit(points)
-    start = time.perf_counter()
-    fit(points)
-    assert time.perf_counter() - start < 0.2
-
-
 def bad(**changes):
     base = {
         "rate": [1e-6, 1e-5, 1e-4, 1e-3],
@@ -193,8 +184,8 @@ def bad(**changes):
         (bad(rate=[1e-6, math.nan, 1e-4, 1e-3]), "NaN"),
         (bad(correct=[84, math.nan, 20, 10]), "NaN"),
         (bad(correct=[84, math.inf, 20, 10]), "NaN or infinite"),
-        (bad(rate=[0, 1e-5, 1e-4, 1e-3]), "above 0 and at most 1"),
-        (bad(rate=[1e-5, 1e-4, 1e-3, 2]), "above 0 and at most 1"),
+        (bad(rate=[0, 1e-5, 1e-4, 1e-3]), "rates from 1e-100 to 1"),
+        (bad(rate=[1e-5, 1e-4, 1e-3, 2]), "rates from 1e-100 to 1"),
         (bad(correct=[184, 60, 20, 10]), "0 <= correct <= images"),
         (bad(images=[0, 100, 100, 100], correct=[0, 60, 20, 10]), "1 or more images"),
         (bad(trial=[0]), "of one length"),
@@ -212,7 +203,7 @@ def test_bad_points(points, message):
     ("options", "message"),
     [
         ({"axis": "log"}, "log10 or linear, got 'log'"),
-        ({"confidence": 1.0}, "between 0 and 1"),
+        ({"confidence": 1 - 1e-16}, "at most 0.9999"),
         ({"classes": 1}, "2 or more"),
         ({"clean_accuracy": 0.1}, "more than chance"),
         ({"clean_accuracy": math.nan}, "more than chance"),

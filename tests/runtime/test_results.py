@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -225,6 +227,61 @@ def test_a_copy_of_a_live_file_and_its_log_is_whole(tmp_path):
     results.close()
     with Results(tmp_path / "copy/r.sqlite") as copy:
         assert len(copy) == 1
+
+
+def test_readers_change_nothing(tmp_path):
+    path, log = tmp_path / "r.sqlite", tmp_path / "r.sqlite-wal"
+    code = (
+        "import os, sys, sqlite3\nfrom noisystore.runtime import Results\n"
+        "r = Results(sys.argv[1]); r.add_run(dict(library_version='1', onnxruntime_version='2',"
+        "threads=0, cpu='c', host='h')); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], timeout=60, check=False)
+    before = path.read_bytes(), log.read_bytes()
+    assert before[1]
+    with Results(path, readonly=True) as results:
+        assert results._db.execute("SELECT COUNT(*) FROM runs").fetchone()[0] == 1
+    assert (path.read_bytes(), log.read_bytes()) == before
+    with Results(path) as results:
+        fill(results)
+    whole = path.read_bytes(), path.stat().st_mtime_ns
+    assert len(results_rows(path)) == 1
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == whole
+    assert sorted(os.listdir(tmp_path)) == ["r.sqlite"]
+
+
+def test_rows_of_unknown_columns():
+    with Results() as results:
+        fill(results)
+        with pytest.raises(InputError, match=r"expected a column of .*, got 'foo'"):
+            results.rows(foo=1)
+        with pytest.raises(InputError):
+            results.rows(seed=2**80)
+        assert len(results.rows(mask="all", metric=None)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "points SET correct = 'x'",
+        "points SET p01 = 'high'",
+        "points SET trial = 0.5",
+        "points SET correct_bits = x'00'",
+        "sweeps SET classes = 'ten'",
+        "sweeps SET model = x''",
+        "sweeps SET images = 11",
+        "sweeps SET clean_scores = 'text'",
+    ],
+)
+def test_rows_of_a_damaged_file(tmp_path, change):
+    path = tmp_path / "r.sqlite"
+    with Results(path) as results:
+        fill(results)
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE {change}")
+    with pytest.raises(InputError, match=r"r\.sqlite: damaged: ") as caught:
+        results_rows(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_full_disk(tmp_path):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import sqlite3
 
 import numpy as np
 import pytest
@@ -51,8 +53,16 @@ def test_rates():
     [
         *("", "a", "1e-3:1e-2", "1e-3:1e-2:4", "1e-3:1e-2:4/octave", "1e-3:1e-2:0/decade"),
         *("1e-2:1e-3:4/decade", "0:1e-3:4/decade", "1e-3:2:4/decade", "nan", "-0.1", "1.1"),
-        *("nan:1:4/decade", "1e-300:1:999999/decade", "1/2/3", [], [(0.1, 0.2, 0.3)], ["x"]),
-        *(None, {}, [None]),
+        *(
+            "nan:1:4/decade",
+            "1e-300:1:999999/decade",
+            "1e-320:1:1/decade",
+            "1/2/3",
+            [],
+            [(0.1, 0.2, 0.3)],
+            ["x"],
+        ),
+        *(None, {}, [None], 10**400, f"1e-3:1:{10**400}/decade"),
     ],
 )
 def test_bad_rates(rates):
@@ -193,6 +203,39 @@ def test_a_metric_of_the_users_own(model_path, small_data):
     assert {point["metric_name"] for point in summary.points} == {"margin"}
     every = run(model_path, small_data, metric=margin, skip_clean=False)
     assert [p["metric"] for p in every.points] == [p["metric"] for p in summary.points]
+
+
+def test_a_metric_without_a_name_needs_one(model_path, small_data):
+    class Sum:
+        def __call__(self, outputs, labels):
+            return outputs.sum(1)
+
+    for metric in (lambda outputs, labels: labels, functools.partial(Sum()), Sum()):
+        with Results() as results:
+            with pytest.raises(InputError, match="expected metric_name"):
+                run(model_path, small_data, results=results, metric=metric)
+            run(model_path, small_data, results=results, metric=metric, metric_name="own")
+            assert {row["metric_name"] for row in results.rows()} == {"own"}
+        assert run(model_path, small_data, metric=metric).rows == 4
+
+
+def test_a_metric_that_is_nan(model_path, small_data):
+    def lost(outputs, labels):
+        return np.where(labels == 0, np.nan, 1.0)
+
+    point = run(model_path, small_data, metric=lost).points[0]
+    assert np.isnan(point["metric"])
+    assert np.isnan(point["clean_metric"])
+    assert run(model_path, small_data).points[0]["metric"] is None
+
+
+def test_damaged_clean_scores(model_path, small_data, tmp_path):
+    path = tmp_path / "r.sqlite"
+    run(model_path, small_data, results=path)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE sweeps SET clean_scores = zeroblob(99)")
+    with pytest.raises(InputError, match=r"r\.sqlite: damaged: the clean scores"):
+        run(model_path, small_data, results=path, trials=3)
 
 
 def test_more_trials_and_rates_extend_a_sweep(model_path, small_data):

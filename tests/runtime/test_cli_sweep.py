@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `sweep`: from a model to results and plots, bad input, interruptions, full disks."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from noisystore.runtime.cli import main
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def sweep_options(model, path, **changes):
+    options = {
+        "--data": "digits",
+        "--rates": "1e-5,1e-3,1e-1",
+        "--trials": 2,
+        "--images": 40,
+        "-o": path,
+        **changes,
+    }
+    return ["sweep", model, *(word for pair in options.items() for word in pair)]
+
+
+def test_sweep_and_fit(model, tmp_path, ok, capsys):
+    path = tmp_path / "r.sqlite"
+    result = ok(*sweep_options(model, path, **{"--rates": "1e-6:1e-1:1/decade"}))
+    assert {"rows", "clean_accuracy", "images", "seconds", "inferences"} <= set(result)
+    assert (result["rows"], result["images"], result["measured"]) == (12, 40, 12)
+    again = ok(*sweep_options(model, path, **{"--rates": "1e-6:1e-1:1/decade"}))
+    assert (again["rows"], again["measured"], again["inferences"]) == (12, 0, 0)
+    masked = ok(*sweep_options(model, path, **{"--mask": "0x40000000", "--trials": 1}))
+    assert masked["rows"] == 3
+    groups = ok("fit", path)
+    assert [group["mask"] for group in groups] == ["0x40000000", "all"]
+    for group in groups:
+        assert group["clean_accuracy"] == result["clean_accuracy"]
+
+
+def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "p.png"
+    options = sweep_options(model, tmp_path / "r.sqlite", **{"--plot": plot})
+    status = main([*map(str, options)])
+    captured = capsys.readouterr()
+    if status == 0:
+        assert plot.read_bytes().startswith(b"\x89PNG")
+        assert "6 points in" in captured.out
+    else:
+        assert "all points are kept" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--rates": "2"}, "in [0, 1], got 2"),
+        ({"--rates": "nan"}, "got nan"),
+        ({"--rates": "1e-8:1e-1"}, "LOW:HIGH:N/decade"),
+        ({"--rates": "1e-1:1e-8:4/decade"}, "LOW <= HIGH"),
+        ({"--rates": "few"}, "rates: expected"),
+        ({"--rates": "1e-320:1:1/decade"}, "rates: expected 1e-300 <= LOW"),
+        ({"--rates": f"1e-3:1:{10**400}/decade"}, "at most 100000 a decade"),
+        ({"--trials": 0}, "1 or more, got '0'"),
+        ({"--images": 501}, "from 1 to 500"),
+        ({"--images": "all"}, "got 'all'"),
+        ({"--mask": "mantissa"}, "expected all, or the noisy bits as a hexadecimal number"),
+        ({"--mask": "255"}, "expected all"),
+        ({"--mask": "0x0"}, "from 0x1"),
+        ({"--mask": "0x1ffffffffffffffff"}, "from 0x1"),
+        ({"--seed": str(1 << 64)}, "64 bits"),
+        ({"--data": "mnist"}, "cifar10:DIR, npz:FILE, digits or images:DIR"),
+        ({"--data": "cifar10:missing"}, "missing"),
+        ({"--data": "npz:missing.npz"}, "missing.npz"),
+        ({"--provider": "tpu"}, "execution provider: expected one of"),
+        ({"--batch-size": "-1"}, "1 or more"),
+        ({"--threads": "0"}, "1 or more"),
+    ],
+)
+def test_sweep_with_bad_input(model, tmp_path, error, changes, message):
+    assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
+
+
+def test_results_files_that_cannot_be_written(model, tmp_path, error):
+    assert "directory" in error(*sweep_options(model, tmp_path))
+    assert "no directory" in error(*sweep_options(model, tmp_path / "no" / "r.sqlite"))
+    text = tmp_path / "text"
+    text.write_text("hello " * 100)
+    assert "another kind of file" in error(*sweep_options(model, text))
+    assert text.read_text() == "hello " * 100
+    foreign = tmp_path / "foreign"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE t (x)")
+    assert "another SQLite database" in error(*sweep_options(model, foreign))
+    plot = {"--plot": tmp_path / "no" / "p.png"}
+    assert "does not exist" in error(*sweep_options(model, tmp_path / "r.sqlite", **plot))
+    assert not (tmp_path / "r.sqlite").exists()
+
+
+def test_data_that_do_not_fit_the_model(model, tmp_path, error):
+    np.savez(tmp_path / "small.npz", x=np.zeros((4, 3, 8, 8), np.uint8), y=np.zeros(4, np.int64))
+    np.savez(tmp_path / "labels.npz", x=np.zeros((4, 3, 32, 32), np.uint8), y=np.full(4, 10))
+    for name, message in (("small", "shape"), ("labels", "labels from 0 to 9")):
+        changes = {"--data": f"npz:{tmp_path / name}.npz", "--images": 4}
+        assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
+
+
+def test_a_sweep_is_interrupted_and_goes_on(model, tmp_path):
+    whole, path = tmp_path / "whole.sqlite", tmp_path / "r.sqlite"
+    changes = {"--rates": "1e-5:1e-1:8/decade", "--images": 500, "--trials": 6, "--threads": 1}
+    words = [sys.executable, "-m", "noisystore.runtime.cli"]
+    started = subprocess.Popen(
+        [*words, *map(str, sweep_options(model, path, **changes))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        time.sleep(0.05)
+        if path.exists() and _points(path) > 2:
+            break
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("noisystore: interrupted")
+    assert str(path) in last
+    assert 0 < _points(path) < 33 * 6
+    for file in (path, whole):
+        assert main([*map(str, sweep_options(model, file, **changes))]) == 0
+    assert _rows(path) == _rows(whole)
+
+
+def _points(path):
+    try:
+        with sqlite3.connect(path) as database:
+            return database.execute("SELECT COUNT(*) FROM points").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def _rows(path):
+    with sqlite3.connect(path) as database:
+        query = "SELECT rates, trial, noise_seed, correct, agreement, correct_bits FROM points"
+        return sorted(database.execute(query))
+
+
+def test_a_full_disk_during_a_sweep(model, tmp_path, run_program):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    path = tmp_path / "r.sqlite"
+    changes = {"--rates": "1e-5:1e-1:16/decade", "--images": 500, "--trials": 3}
+    result = run_program(*sweep_options(model, path, **changes), preexec_fn=limit)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "no space left" in result.stderr.splitlines()[-1]
+    assert main([*map(str, sweep_options(model, path, **changes))]) == 0
+    assert _points(path) == 65 * 3

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are there whole or not at all."""
+
+import os
+
+import pytest
+
+from noisystore.ortops import InputError
+from noisystore.ortops.files import write_whole
+
+
+def test_written_and_replaced_with_the_umasks_permissions(tmp_path):
+    path = tmp_path / ("n" * 255)
+    before = os.umask(0o027)
+    try:
+        for data in (b"one", b"another"):
+            write_whole(path, data)
+            assert path.read_bytes() == data
+            assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+    with pytest.raises(InputError, match="cannot be written"):
+        write_whole(tmp_path / "none" / "a", b"")
