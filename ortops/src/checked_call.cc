@@ -116,8 +116,8 @@ bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& 
   const unsigned word_bits = find_type(in.type)->word_bits;
   const bool upper_bound = count_only && (in.p01 >= kDenseRate || in.p10 >= kDenseRate);
   const double larger = in.p01 > in.p10 ? in.p01 : in.p10;
-  call.sampler = make_sampler(upper_bound ? larger : in.p01, upper_bound ? larger : in.p10,
-                              word_bits, in.bit_mask, in.seed, in.site);
+  make_sampler(upper_bound ? larger : in.p01, upper_bound ? larger : in.p10, word_bits, in.bit_mask,
+               in.seed, in.site, call.sampler);
   call.blocks_per_sample = 1;
   if (call.sampler.regime != Regime::kNone) {
     const std::uint64_t size = block_elements(call.sampler);

@@ -165,8 +165,9 @@ NOISYSTORE_HD std::uint64_t block_elements(const Sampler& s) {
   return s.regime == Regime::kDense ? kGroupBits / s.word_bits : std::uint64_t{1} << s.block_log2;
 }
 
-// Host only. The rates must lie in [0, 1]; word_bits is 8, 16, 32 or 64.
-Sampler make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t bit_mask,
-                     std::int64_t seed, std::uint32_t site);
+// Host only; fills in what the regime needs. The rates must lie in [0, 1]; word_bits is 8, 16, 32
+// or 64.
+void make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t bit_mask,
+                  std::int64_t seed, std::uint32_t site, Sampler& s);
 
 }  // namespace noisystore

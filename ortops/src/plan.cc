@@ -68,15 +68,15 @@ void plan_dense(Sampler& s, double p01, double p10) {
 
 }  // namespace
 
-Sampler make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t bit_mask,
-                     std::int64_t seed, std::uint32_t site) {
-  Sampler s{};
+void make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t bit_mask,
+                  std::int64_t seed, std::uint32_t site, Sampler& s) {
+  const std::uint64_t whole = ~std::uint64_t{0} >> (64 - word_bits);
   s.symmetric = p01 == p10;
   s.word_bits = static_cast<std::uint8_t>(word_bits);
-  s.mask = word_bits == 64 ? bit_mask : bit_mask & ((std::uint64_t{1} << word_bits) - 1);
+  s.mask = bit_mask & whole;
   s.noisy_bits = 0;
-  for (unsigned bit = 0; bit < word_bits; ++bit) {
-    if (s.mask >> bit & 1) s.bit_of[s.noisy_bits++] = static_cast<std::uint8_t>(bit);
+  for (std::uint64_t rest = s.mask; rest != 0; rest &= rest - 1) {
+    s.bit_of[s.noisy_bits++] = static_cast<std::uint8_t>(__builtin_ctzll(rest));
   }
   const std::uint64_t key = static_cast<std::uint64_t>(seed);
   s.key0 = static_cast<std::uint32_t>(key);
@@ -92,7 +92,6 @@ Sampler make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t b
     s.regime = Regime::kDense;
     plan_dense(s, p01, p10);
   }
-  return s;
 }
 
 }  // namespace noisystore

@@ -29,7 +29,8 @@ void check_plan(const std::vector<std::string>& row) {
   const double p = std::strtod(row[1].c_str(), nullptr);
   const int k = std::atoi(row[2].c_str());
   const std::uint64_t mask = k == 64 ? ~0ull : (1ull << k) - 1;
-  const Sampler s = make_sampler(p, p, 64, mask, 0, 0);
+  Sampler s;
+  make_sampler(p, p, 64, mask, 0, 0, s);
   CHECK(s.block_log2 == std::stoul(row[3]), "p = %g, k = %d", p, k);
   CHECK(s.block_bits == std::stoul(row[4]), "p = %g, k = %d", p, k);
   CHECK(s.max_flips == std::atoi(row[5].c_str()), "p = %g, k = %d", p, k);
