@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import importlib.metadata
@@ -26,7 +27,7 @@ class Unavailable(Exception):
     """Says why an operator cannot be measured here."""
 
 
-class Operator:
+class Operator(abc.ABC):
     """One way to flip bits; `flip` draws new flips at every call."""
 
     name = ""
@@ -41,8 +42,9 @@ class Operator:
         """Effective rate that follows from how flips are drawn at the rate asked for."""
         return asked
 
+    @abc.abstractmethod
     def flip(self, values: Tensor, asked: float) -> None:
-        raise NotImplementedError
+        """Flip bits of `values` in place."""
 
     def calls(self, values: Tensor, asked: float, seeds: int) -> list[Callable[[], Any]]:
         """Calls to be timed, one after the other."""

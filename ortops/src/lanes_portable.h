@@ -12,16 +12,7 @@ FORCE_INLINE void philox_tile(const Sampler& s, std::uint32_t draw, const Vec& b
     std::uint32_t c0 = draw, c1 = block[l], c2 = s.site, c3 = sample[l];
     std::uint32_t key0 = s.key0, key1 = s.key1;
 #pragma GCC unroll 10
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      const std::uint64_t a = std::uint64_t{kPhiloxM0} * c0;
-      const std::uint64_t b = std::uint64_t{kPhiloxM1} * c2;
-      c0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ key0;
-      c2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ key1;
-      c1 = static_cast<std::uint32_t>(b);
-      c3 = static_cast<std::uint32_t>(a);
-      key0 += kPhiloxW0;
-      key1 += kPhiloxW1;
-    }
+    for (int round = 0; round < kPhiloxRounds; ++round) philox_round(c0, c1, c2, c3, key0, key1);
     out[0][l] = c0;
     out[1][l] = c1;
     out[2][l] = c2;
