@@ -238,7 +238,10 @@ def fit_midpoint(
         half_level=float(10**half),
         interval=(_to_rate(low, axis), _to_rate(high, axis)),
         sigma=solution.sigma,
-        sigma_interval=(max(solution.sigma - width[1], 0.0), solution.sigma + width[1]),
+        sigma_interval=(
+            float(max(solution.sigma - width[1], 0.0)),
+            float(solution.sigma + width[1]),
+        ),
         rate_99=_rate_at(0.99 * clean_accuracy, solution, clean_accuracy, chance, cells.rate, axis),
         dispersion=errors.dispersion,
         **common,
