@@ -27,6 +27,7 @@ NOISE_INPUTS = (BIT_ERROR_RATE, BIT_MASK, SEED, SAMPLE_INDEX)
 SITES_KEY = "noisystore.sites"
 NOISE_MODEL_KEY = "noisystore.noise_model"
 NORMALIZATION_KEY = "noisystore.normalization"
+PREPROCESS_KEY = "noisystore.preprocess"
 
 ALL_BITS = (1 << 64) - 1
 
