@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,12 @@ class Dataset:
         return replace(self, images=self.images[:images], labels=labels, parent_sha256=self.sha256)
 
 
-def load(spec: str, split: str = "test", images: int | None = None) -> Dataset:
+def load(
+    spec: str,
+    split: str = "test",
+    images: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Dataset:
     """Read a data set.
 
     Parameters
@@ -94,11 +100,13 @@ def load(spec: str, split: str = "test", images: int | None = None) -> Dataset:
         ``cifar10:DIR`` (the binary or the Python version; DIR or the folder of that name in it),
         ``npz:FILE`` (arrays x or images, and y or labels), ``digits`` (scikit-learn's 1797
         scans, 8 x 8, enlarged to 3 x 32 x 32; the first 1297 are ``train``, the last 500
-        ``test``) or ``images:DIR`` (a folder a class, of PNG or JPEG files of one size).
+        ``test``) or ``images:DIR`` (a folder a class, of PNG or JPEG files).
     split : "test" or "train"
         Part of cifar10 or digits; npz and images have one part only.
     images : int, optional
         Keep only that many, the first ones.
+    size : (height, width), optional
+        What the files of ``images:`` are resized and cropped to; None: they must have one size.
 
     Returns
     -------
@@ -114,7 +122,7 @@ def load(spec: str, split: str = "test", images: int | None = None) -> Dataset:
     readers: dict[str, Callable[[Path, str], Dataset]] = {
         "cifar10": dataset_cifar10.read,
         "npz": dataset_files.read_npz,
-        "images": dataset_files.read_images,
+        "images": functools.partial(dataset_files.read_images, size=size),
     }
     if split not in ("test", "train"):
         raise InputError(f"split: expected test or train, got {split!r}")

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..ortops.errors import InputError
 from .dataset import Dataset
 from .npz import read_arrays
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _DIGITS_TRAIN = 1297
@@ -65,10 +69,19 @@ def read_digits(split: str) -> Dataset:
     return Dataset(f"digits/{split}", np.ascontiguousarray(images[part]), bunch.target[part], names)
 
 
-def read_images(folder: Path, split: str) -> Dataset:
-    """Read a folder of folders, one a class: PNG and JPEG files of one size, by sorted name.
+def read_images(folder: Path, split: str, size: tuple[int, int] | None = None) -> Dataset:
+    """Read a folder of folders, one a class: PNG and JPEG files, by sorted name.
 
     Classes are numbered by sorted name. Grey files give one channel if all are grey, else RGB.
+
+    Parameters
+    ----------
+    folder : path
+    split : str
+        Without meaning here.
+    size : (height, width), optional
+        What every image is brought to: resized (bilinear, antialiased, aspect kept, no side
+        smaller) and cropped at the centre. None: all images must have one size.
 
     Raises
     ------
@@ -96,7 +109,8 @@ def read_images(folder: Path, split: str) -> Dataset:
         try:
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 mode = "L" if image.mode in ("L", "1") else "RGB"
-                loaded.append(np.asarray(image.convert(mode)))
+                pixels = image.convert(mode)
+                loaded.append(np.asarray(pixels if size is None else _fitted(pixels, size)))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())[:120]
             raise InputError(f"{file}: expected a PNG or JPEG file, got {reason}") from None
@@ -112,6 +126,17 @@ def read_images(folder: Path, split: str) -> Dataset:
     images = np.stack(loaded).transpose(0, 3, 1, 2)
     labels = np.array([label for _, label in files], dtype=np.int64)
     return Dataset(f"images/{folder.name}", np.ascontiguousarray(images), labels, tuple(classes))
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize and crop an image as a file with built-in preprocessing does."""
+    height, width = size
+    ratio = max(height / image.height, width / image.width)
+    if ratio != 1:
+        grown = (round(image.width * ratio), round(image.height * ratio))
+        image = image.resize(grown, 2)  # bilinear
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -329,6 +329,16 @@ def test_grey_images(tmp_path):
     assert load(f"images:{folder}").images.shape == (4, 1, 4, 5)
 
 
+def test_images_of_other_sizes_are_brought_to_one(tmp_path):
+    folder, pixels = make_images(tmp_path)
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((30, 60, 3), 77, np.uint8)).save(folder / "dog/c.png")
+    images = load(f"images:{folder}", size=(4, 3)).images
+    assert images.shape == (5, 3, 4, 3)
+    assert np.array_equal(images[0], pixels[3].transpose(2, 0, 1)[:, :, 1:4])
+    assert (images[4] == 77).all()
+
+
 def test_bad_images(tmp_path, monkeypatch):
     folder, _ = make_images(tmp_path)
     image = pytest.importorskip("PIL.Image")
