@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noise-annotated ONNX models from PyTorch; torch is imported at the first use of a name."""
+"""Noise-annotated ONNX models, from PyTorch or ONNX; names are imported at their first use."""
 
 from __future__ import annotations
 
@@ -7,41 +7,52 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .instrumented import Instrumented, Site, instrument, noise
+    from .instrumented import Instrumented, instrument, noise
     from .models import load_model
     from .networks import load_weights, vgg
+    from .onnx_annotate import Annotated, annotate
     from .onnx_export import Export, export_onnx
+    from .quantization import Quantized, quantize
     from .torch_op import NoisyStore
+    from .torch_stores import Site
     from .training import RECIPES, Epoch, Recipe, Training, accuracy, save_weights, train
 
 __all__ = [
     "RECIPES",
+    "Annotated",
     "Epoch",
     "Export",
     "Instrumented",
     "NoisyStore",
+    "Quantized",
     "Recipe",
     "Site",
     "Training",
     "accuracy",
+    "annotate",
     "export_onnx",
     "instrument",
     "load_model",
     "load_weights",
     "noise",
+    "quantize",
     "save_weights",
     "train",
     "vgg",
 ]
 
 _HOME = {
+    "Annotated": "onnx_annotate",
+    "annotate": "onnx_annotate",
     "Instrumented": "instrumented",
-    "Site": "instrumented",
+    "Site": "torch_stores",
     "instrument": "instrumented",
     "noise": "instrumented",
     "load_model": "models",
     "Export": "onnx_export",
     "export_onnx": "onnx_export",
+    "Quantized": "quantization",
+    "quantize": "quantization",
     "NoisyStore": "torch_op",
     "RECIPES": "training",
     "Epoch": "training",

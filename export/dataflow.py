@@ -33,9 +33,17 @@ class Node:
     scopes : tuple of Scope
         Module calls around the operation, the outermost first.
     label : str
-        Name of a graph input, or of the tensor where there are no modules.
+        Name of a graph input, of a stored parameter, or of the tensor where there are no modules.
     is_float, is_output, dynamic : bool
-        Holds floats; is a graph output; depends on a graph input.
+        Holds floats (of a parameter: can be stored); is a graph output; depends on a graph input.
+    parameters : mapping of str to Node
+        Stored parameters that the operation reads, by role: "weight", the factor or scale, and
+        "bias", the summand or shift. One Node of kind "parameter" a tensor, shared by its readers
+        and no element of the graph's list of nodes; not dynamic, named by ``label``. Constants
+        of rank 0 are part of the program and no parameters. A parameter that a NoisyStore of
+        the model's own stores is that NoisyStore's Node.
+    op_type : str
+        The ONNX operator, which a request may name; "" in PyTorch.
     handle : object
         The front end's own node.
     """
@@ -48,6 +56,8 @@ class Node:
     is_float: bool = True
     is_output: bool = False
     dynamic: bool = True
+    parameters: Mapping[str, Node] = field(default_factory=dict)
+    op_type: str = ""
     handle: Any = None
     readers: list[Node] = field(default_factory=list)
 

@@ -54,6 +54,12 @@ LAYERS = frozenset(
     }
 )
 
+#: Layers whose parameters are a scale and a shift.
+NORMALISATIONS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
+
+#: Kind of a node that is a stored parameter.
+PARAMETER = "parameter"
+
 #: Of the operators of ONNX's default domain.
 ONNX_KINDS: Mapping[str, str] = {
     "Relu": "relu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
@@ -16,12 +16,19 @@ from torch import nn
 from ..ortops.errors import InputError
 from ..ortops.noise_inputs import DOMAIN, OPERATOR, OPSET_VERSION
 from .instrumented import Instrumented, NoisyTrace, evaluating, instrument
-from .onnx_model import finish, write_model
-from .torch_graph import quiet
-from .torch_op import NOISE_NAMES, noise_tensors
+from .onnx_files import graphs
+from .onnx_model import check_normalization, finish, name_batch, set_normalization, write_model
+from .onnx_stores import add_parameter_sites
+from .site_formats import stored_bits
+from .torch_graph import quiet, trace
+from .torch_op import noise_tensors
 
 #: Opsets that the writer offers; ONNX Runtime 1.17 loads up to 20.
 OPSETS = range(18, 21)
+
+#: ``sites`` of a file without any.
+NO_SITES = "none"
+_TRACE_NOTES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,19 @@ class Export:
     sites : list of dict
         The records of the file's metadata.
     bits_per_sample : int
-        Stored bits, over all sites, of one sample.
+        Stored bits of one sample, over all sites but weights and biases.
+    parameter_bits : int
+        Stored bits of the weights and biases that are sites.
     """
 
     path: str
     sites: list[dict[str, Any]]
     bits_per_sample: int
+    parameter_bits: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the three as a dictionary."""
-        return {
-            "path": self.path,
-            "sites": self.sites,
-            "bits_per_sample": self.bits_per_sample,
-        }
+        """Give the four as a dictionary."""
+        return asdict(self)
 
     def __getitem__(self, key: str) -> Any:
         return self.as_dict()[key]
@@ -59,7 +65,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     sites: Any = "activation",
-    storage_format: str = "native",
+    storage_format: str | Mapping[str, str] = "native",
     normalization: Any = None,
     opset_version: int = 20,
     verbose: bool = False,
@@ -68,6 +74,11 @@ def export_onnx(
 
     The file runs as it is, as the clean model, wherever the operator library is loaded; the four
     ``noise.*`` inputs, which have defaults, set the noise of each run.
+
+    Weights and biases are sites as the file holds them: PyTorch's exporter merges batch
+    normalisation into the convolution before it, transposes the weight of a linear layer whose
+    input has more than two axes, leaves out biases that are 0, and keeps one copy of equal
+    tensors. Where it does none of these, their bits are those of `instrument`.
 
     Parameters
     ----------
@@ -78,7 +89,7 @@ def export_onnx(
     path : path-like
         Written whole or not at all.
     sites, storage_format
-        As for `instrument`.
+        As for `instrument`; "none" writes the plain model, for `quantize` and `annotate`.
     normalization : (mean, std), optional
         Of an image data set (on x/255, one value a channel), for the metadata; by default the
         model's ``normalization``, if it has one.
@@ -102,37 +113,50 @@ def export_onnx(
         raise InputError(
             f"opset_version: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset_version!r}"
         )
+    plain = sites == NO_SITES and not isinstance(model, Instrumented)
     noisy = (
         model
-        if isinstance(model, Instrumented)
+        if plain or isinstance(model, Instrumented)
         else instrument(model, sites=sites, storage_format=storage_format)
     )
     if normalization is None:
-        normalization = getattr(noisy.model, "normalization", None)
-    norm = _normalization(normalization)
+        original = noisy.model if isinstance(noisy, Instrumented) else noisy
+        normalization = getattr(original, "normalization", None)
+    norm = check_normalization(normalization)
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise InputError(f"{os.fspath(path)}: the folder {directory} does not exist; create it")
+    if not isinstance(noisy, Instrumented):
+        with evaluating(noisy):
+            unchanged = NoisyTrace(trace(noisy, args), [], [], [])
+            proto = _to_onnx(unchanged, opset_version, verbose)
+        _finish_plain(proto, norm)
+        write_model(proto, path)
+        return Export(os.fspath(path), [], 0)
     with evaluating(noisy):
-        traced = noisy.traced(args if isinstance(args, tuple) else (args,))
+        traced, parameters = noisy.traced_without_parameters(
+            args if isinstance(args, tuple) else (args,)
+        )
         proto = _to_onnx(traced, opset_version, verbose)
     records = [site.as_dict() for site in traced.sites]
+    if parameters is not None:
+        records = add_parameter_sites(proto, parameters, noisy.formats, records)
     finish(proto, records, norm)
     write_model(proto, path)
-    bits = sum(site.elements * site.bits_per_word for site in traced.sites)
-    return Export(os.fspath(path), records, bits)
+    return Export(os.fspath(path), records, *stored_bits(records))
 
 
 def _to_onnx(noisy: NoisyTrace, opset_version: int, verbose: bool) -> onnx.ModelProto:
     example, batched = noisy.trace.example, noisy.trace.batched
+    noise = noise_tensors(len(noisy.sites)) if noisy.sites else ()
     shapes = [{0: "batch"} if i in batched else None for i in range(len(example))]
     try:
         with quiet(verbose):
             program = torch.onnx.export(
                 noisy.trace.module,
-                (*example, *noise_tensors(len(noisy.sites))),
+                (*example, *noise),
                 dynamo=True,
-                dynamic_shapes=(*shapes, *[None] * len(NOISE_NAMES)),
+                dynamic_shapes=(*shapes, *[None] * len(noise)),
                 custom_translation_table={torch.ops.noisystore.store.default: _translate},
                 opset_version=opset_version,
                 verbose=verbose,
@@ -146,6 +170,17 @@ def _to_onnx(noisy: NoisyTrace, opset_version: int, verbose: bool) -> onnx.Model
             f"the PyTorch exporter cannot write this model: {type(cause).__name__}: "
             f"{lines[0] if lines else ''}"
         ) from error
+
+
+def _finish_plain(model: onnx.ModelProto, normalization: dict[str, list[float]] | None) -> None:
+    """Keep the exporter's notes that say which module made a node; they name sites later."""
+    name_batch(model)
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            kept = [entry for entry in node.metadata_props if entry.key not in _TRACE_NOTES]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+    set_normalization(model, normalization)
 
 
 def _schema() -> onnx.defs.OpSchema:
@@ -201,20 +236,3 @@ def _translate(
     if zero_point != 0:
         attributes["zero_point"] = zero_point
     return _OPERATOR(x, bit_error_rate, bit_mask, seed, sample_index, **attributes)
-
-
-def _normalization(value: Any) -> dict[str, list[float]] | None:
-    if value is None:
-        return None
-    try:
-        mean, std = (value["mean"], value["std"]) if isinstance(value, Mapping) else value
-        result = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
-    except (TypeError, ValueError, KeyError):
-        raise InputError(
-            f"normalization: expected (mean, std), one number a channel each, got {value!r}"
-        ) from None
-    if len(result["mean"]) != len(result["std"]) or not all(v > 0 for v in result["std"]):
-        raise InputError(
-            f"normalization: expected as many positive standard deviations as means, got {value!r}"
-        )
-    return result

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..ortops.errors import InputError
-from ..ortops.files import write_whole
 from ..ortops.noise_inputs import (
     DOMAIN,
     NOISE_INPUTS,
@@ -30,19 +28,34 @@ from ..ortops.noise_inputs import (
     sample_index_array,
     seed_array,
 )
+from .onnx_files import check, tensors, write_model
+from .onnx_order import graphs
+
+__all__ = ["check_normalization", "finish", "write_model"]
 
 #: Symbolic dimension of the sample indices.
 SAMPLES_DIM = "noise_samples"
 #: Highest IR version that ONNX Runtime 1.17 loads.
 MAX_IR = 9
-#: Size of the largest protobuf message.
-MAX_BYTES = 2**31 - 1
+#: Lowest opset that files are marked with.
+MIN_OPSET = 7
+#: IR version that element types appeared with.
+_TYPE_IR: dict[int, int] = {
+    onnx.TensorProto.FLOAT8E4M3FN: 9,
+    onnx.TensorProto.FLOAT8E4M3FNUZ: 9,
+    onnx.TensorProto.FLOAT8E5M2: 9,
+    onnx.TensorProto.FLOAT8E5M2FNUZ: 9,
+    onnx.TensorProto.UINT4: 10,
+    onnx.TensorProto.INT4: 10,
+}
 
 
 def finish(
     model: onnx.ModelProto,
     sites: Sequence[Mapping[str, Any]],
     normalization: Mapping[str, list[float]] | None = None,
+    *,
+    from_torch: bool = True,
 ) -> None:
     """Turn a graph that holds NoisyStore nodes into an annotated graph, in place.
 
@@ -53,27 +66,23 @@ def finish(
         One record a site, by number.
     normalization : mapping, optional
         ``mean`` and ``std`` of the images.
+    from_torch : bool
+        Written by this package's own export: the first input's batch axis is named, and what the
+        exporter noted for people is dropped.
 
     Raises
     ------
     InputError
-        The graph's NoisyStore nodes are not exactly those sites, it is too large for one file,
-        or the checker refuses it.
+        The graph's NoisyStore nodes are not exactly those sites, or the checker refuses it.
     """
-    if model.ByteSize() > MAX_BYTES:
-        raise InputError(
-            f"the model takes {model.ByteSize()} bytes; one ONNX file holds at most {MAX_BYTES}"
-        )
     check_stores(model, len(sites))
     set_noise_inputs(model, len(sites))
-    name_batch(model)
-    strip_exporter_metadata(model)
+    if from_torch:
+        name_batch(model)
+    strip_exporter_metadata(model, doc_strings=from_torch)
     set_metadata(model, sites, normalization)
     lower_versions(model)
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise InputError(f"onnx.checker refuses the model: {str(error).splitlines()[0]}") from error
+    check(model)
 
 
 def store_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -91,7 +100,7 @@ def check_stores(model: onnx.ModelProto, sites: int) -> None:
     """
     nodes = store_nodes(model)
     numbers = sorted(a.i for n in nodes for a in n.attribute if a.name == "site")
-    inputs = {v.name for v in model.graph.input}
+    inputs = {v.name for v in model.graph.input} | {*NOISE_INPUTS}
     fed = all(len(n.input) == 5 and set(n.input[1:]) <= inputs for n in nodes)
     if numbers != list(range(sites)) or not fed:
         raise InputError(
@@ -154,27 +163,20 @@ def name_batch(model: onnx.ModelProto) -> None:
                 dim.dim_param = symbol.sub("batch", dim.dim_param)
 
 
-def strip_exporter_metadata(model: onnx.ModelProto) -> None:
+def strip_exporter_metadata(model: onnx.ModelProto, doc_strings: bool = True) -> None:
     """Drop the exporter's notes (stack traces, paths), which need IR 10 and are large."""
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         del graph.metadata_props[:]
         for node in graph.node:
             del node.metadata_props[:]
-            node.ClearField("doc_string")
+            if doc_strings:
+                node.ClearField("doc_string")
         for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
             del value.metadata_props[:]
     for function in model.functions:
         del function.metadata_props[:]
         for node in function.node:
             del node.metadata_props[:]
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
 
 
 def set_metadata(
@@ -186,41 +188,81 @@ def set_metadata(
     values = {p.key: p.value for p in model.metadata_props if not p.key.startswith("pkg.")}
     values[SITES_KEY] = json.dumps([dict(site) for site in sites])
     values[NOISE_MODEL_KEY] = NOISE_MODEL
-    if normalization is not None:
-        values[NORMALIZATION_KEY] = json.dumps(normalization)
     helper.set_model_props(model, values)
+    set_normalization(model, normalization)
+
+
+def set_normalization(
+    model: onnx.ModelProto, normalization: Mapping[str, list[float]] | None
+) -> None:
+    """Record the normalization of the images; None leaves what is there."""
+    if normalization is not None:
+        values = {p.key: p.value for p in model.metadata_props}
+        helper.set_model_props(model, {**values, NORMALIZATION_KEY: json.dumps(normalization)})
 
 
 def lower_versions(model: onnx.ModelProto) -> None:
-    """Mark the model with the lowest opset and IR version that its nodes need."""
+    """Mark the model with the lowest opset and IR version that its nodes and types need."""
     present = {o.domain: o.version for o in model.opset_import}
-    current = present.get("", 1)
-    needed = 1
+    current = present.get("", present.get("ai.onnx", 1))
+    needed = min(MIN_OPSET, current)
     used = {DOMAIN}
-    nodes = [n for graph in _graphs(model.graph) for n in graph.node]
+    nodes = [n for graph in graphs(model.graph) for n in graph.node]
     for node in [*nodes, *(n for f in model.functions for n in f.node)]:
+        if node.domain == "ai.onnx":
+            node.domain = ""
         used.add(node.domain)
-        if node.domain in ("", "ai.onnx"):
-            schema = onnx.defs.get_schema(node.op_type, current, "")
-            needed = max(needed, schema.since_version)
+        if not node.domain:
+            try:
+                schema = onnx.defs.get_schema(node.op_type, current, "")
+                needed = max(needed, schema.since_version)
+            except onnx.defs.SchemaError:  # an operator that a runtime adds to ONNX's domain
+                needed = current
     versions = {"": needed if not model.functions else current}
     for domain, version in present.items():
-        if domain and domain in used:
+        if domain and domain != "ai.onnx" and domain in used:
             versions[domain] = version
     versions[DOMAIN] = OPSET_VERSION
     _replace(model.opset_import, (helper.make_opsetid(d, v) for d, v in versions.items()))
-    standard = [helper.make_opsetid("", versions[""])]
-    lowest = helper.find_min_ir_version_for(standard)
-    # Functions appeared with IR 8, overridable initializers with IR 4.
-    model.ir_version = min(MAX_IR, max(lowest, 8 if model.functions else 4))
+    model.ir_version = _lowest_ir(model, versions[""])
 
 
-def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write a model under a temporary name, then move it to its place.
+def _lowest_ir(model: onnx.ModelProto, opset: int) -> int:
+    standard = helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
+    codes = {tensor.data_type for tensor in tensors(model)}
+    for graph in graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            codes.add(value.type.tensor_type.elem_type)
+    for node in (n for graph in graphs(model.graph) for n in graph.node):
+        codes |= {a.i for a in node.attribute if a.name in ("to", "output_dtype", "dtype")}
+    newest = max(_TYPE_IR)
+    needs = [_TYPE_IR.get(code, model.ir_version if code > newest else 0) for code in codes]
+    # Overridable initializers appeared with IR 4, functions with 8, their overloads with 10.
+    functions = 8 if model.functions else 4
+    overloads = 10 if any(f.overload for f in model.functions) else 4
+    # Runtimes go by the opsets: a newer one does not need the IR version it came out with.
+    return max(min(standard, MAX_IR), functions, overloads, *needs)
+
+
+def check_normalization(value: Any) -> dict[str, list[float]] | None:
+    """Read a normalization argument, (mean, std) or a mapping of the two.
 
     Raises
     ------
     InputError
-        The file cannot be written.
+        It is of another form.
     """
-    write_whole(path, model.SerializeToString())
+    if value is None:
+        return None
+    try:
+        mean, std = (value["mean"], value["std"]) if isinstance(value, Mapping) else value
+        result = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+    except (TypeError, ValueError, KeyError):
+        raise InputError(
+            f"normalization: expected (mean, std), one number a channel each, got {value!r}"
+        ) from None
+    if len(result["mean"]) != len(result["std"]) or not all(v > 0 for v in result["std"]):
+        raise InputError(
+            f"normalization: expected as many positive standard deviations as means, got {value!r}"
+        )
+    return result

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,22 +11,25 @@ from typing import Any
 from ..ortops.errors import InputError
 from .activation_patterns import match_activation
 from .dataflow import Node, Scope
-from .kinds import ACTIVATIONS, LAYERS, STORE
+from .kinds import ACTIVATIONS, LAYERS, NORMALISATIONS, STORE
 
-KEYWORDS = ("activation", "layer", "input")
+#: Kinds of sites that are stored parameters, in the order in which a layer reads them.
+PARAMETER_KINDS = ("weight", "bias")
+KEYWORDS = ("activation", "layer", "input", *PARAMETER_KINDS)
 VALID_FORMS = (
-    "'activation', 'layer', 'input', or a list of these, of torch.nn.Module types and of name "
-    "patterns such as 'features.*'"
+    "'activation', 'layer', 'input', 'weight', 'bias', or a list of these, of torch.nn.Module "
+    "types or ONNX operators, and of name patterns such as 'features.*' or '*.weight'"
 )
 
 
 @dataclass(frozen=True)
 class Request:
-    """A parsed ``sites`` argument."""
+    """A parsed ``sites`` argument; or the part of one that ``only_parameters`` can answer."""
 
     keywords: frozenset[str] = frozenset()
     types: tuple[type, ...] = ()
     patterns: tuple[str, ...] = ()
+    only_parameters: bool = False
 
 
 @dataclass
@@ -76,8 +79,6 @@ def parse_sites(sites: Any) -> Request:
         raise InputError(f"sites: expected {VALID_FORMS}, got {sites!r}")
     keywords, types, patterns = set(), [], []
     for item in items:
-        if item in ("weight", "bias"):
-            raise InputError(f"sites: {item!r} is not supported yet; expected {VALID_FORMS}")
         if isinstance(item, type):
             types.append(item)
         elif not isinstance(item, str) or not item:
@@ -95,30 +96,105 @@ def find_sites(nodes: Sequence[Node], sites: Any) -> list[Choice]:
     Parameters
     ----------
     nodes : sequence of Node
-        The graph in execution order, its inputs first.
+        The graph in execution order, its inputs first; stored parameters stand only in the
+        ``parameters`` of the nodes that read them.
     sites : Request, str or sequence
-        What to choose; see `parse_sites`.
+        What to choose; see `parse_sites`. A pattern that matches no result and no input chooses
+        the parameters whose names it matches.
 
     Returns
     -------
     list of Choice
-        In execution order, with unique names that are not empty.
+        In execution order, with unique names that are not empty. A stored parameter stands
+        before the first layer that reads it, its weight before its bias.
 
     Raises
     ------
     InputError
-        Nothing matches, or a type or pattern of the list matches nothing.
+        Nothing matches, or a type, a pattern, "weight" or "bias" of the list matches nothing.
     """
     request = sites if isinstance(sites, Request) else parse_sites(sites)
-    candidates = _candidates(nodes)
+    stored = _stored_parameters(nodes)
+    outputs, used_types, used_patterns = _chosen_outputs(nodes, request, stored)
+    free = [pattern for pattern in request.patterns if pattern not in used_patterns]
     chosen: list[Choice] = []
+    first_reads: dict[Node, list[Choice]] = {}
+    for choice, layer in stored.values():
+        matching = {pattern for pattern in free if fnmatchcase(choice.name, pattern)}
+        used_patterns |= matching
+        own = choice.node.kind == STORE
+        if not own and (matching or choice.kind in request.keywords):
+            first_reads.setdefault(layer, []).append(choice)
+    for node in nodes:
+        chosen += first_reads.get(node, [])
+        if node in outputs:
+            chosen.append(outputs[node])
+    _check_use(request, used_types, used_patterns, nodes, stored)
+    if not chosen:
+        raise _no_site(request)
+    _make_unique(chosen)
+    return chosen
+
+
+def split_sites(nodes: Sequence[Node], request: Request) -> tuple[list[Choice], Request | None]:
+    """Choose the sites that are no parameters, and leave those to whoever sees the file's.
+
+    Exporters merge, rename and make parameters, so that requests for them are answered later.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        As of `find_sites`.
+    request : Request
+
+    Returns
+    -------
+    list of Choice
+        In execution order; empty where only parameters are asked for.
+    Request or None
+        What asks for parameters, for `find_sites`: "weight", "bias" and the patterns that match
+        nothing else.
+
+    Raises
+    ------
+    InputError
+        A type matches nothing; or nothing matches and no parameter is asked for.
+    """
+    stored = _stored_parameters(nodes)
+    outputs, used_types, used_patterns = _chosen_outputs(nodes, request, stored)
+    keywords = request.keywords & {*PARAMETER_KINDS}
+    patterns = tuple(pattern for pattern in request.patterns if pattern not in used_patterns)
+    _check_use(Request(types=request.types), used_types, used_patterns, nodes, stored)
+    rest = Request(keywords, (), patterns, only_parameters=True) if keywords or patterns else None
+    chosen = list(outputs.values())
+    if not chosen and rest is None:
+        raise _no_site(request)
+    _make_unique(chosen)
+    return chosen, rest
+
+
+def _no_site(request: Request) -> InputError:
+    return InputError(
+        f"sites: the model has no site for {_describe(request)}; expected {VALID_FORMS}"
+    )
+
+
+def _chosen_outputs(
+    nodes: Sequence[Node], request: Request, stored: Mapping[Node, tuple[Choice, Node]]
+) -> tuple[dict[Node, Choice], set[type], set[str]]:
+    """Choose among inputs and results; also give the types and patterns that matched."""
+    candidates = _candidates(nodes)
+    chosen: dict[Node, Choice] = {}
     used_types: set[type] = set()
     used_patterns: set[str] = set()
     for node in nodes:
         if node.kind == STORE:
-            chosen.append(Choice(node, _module_name(node) or STORE, "activation", STORE))
+            kind = stored[node][0].kind if node in stored else "activation"
+            chosen[node] = Choice(node, _module_name(node) or STORE, kind, STORE)
             continue
-        if not node.is_float or not node.dynamic or _already_stored(node):
+        if request.only_parameters or not node.is_float or not node.dynamic:
+            continue
+        if _already_stored(node):
             continue
         candidate = candidates.get(node)
         op = candidate.op if candidate else node.kind or "tensor"
@@ -134,20 +210,55 @@ def find_sites(nodes: Sequence[Node], sites: Any) -> list[Choice]:
                 if scope.path and fnmatchcase(scope.path, pattern):
                     used_patterns.add(pattern)
                     wanted = True
+        for pattern in {node.op_type, node.label} & {*request.patterns}:
+            used_patterns.add(pattern)
+            wanted = True
         if candidate or kind == "input":
             for pattern in request.patterns:
                 if fnmatchcase(name, pattern):
                     used_patterns.add(pattern)
                     wanted = True
         if wanted:
-            chosen.append(Choice(node, name, kind, op))
-    _check_use(request, used_types, used_patterns, nodes)
-    if not chosen:
-        raise InputError(
-            f"sites: the model has no site for {_describe(request)}; expected {VALID_FORMS}"
-        )
-    _make_unique(chosen)
-    return chosen
+            chosen[node] = Choice(node, name, kind, op)
+    return chosen, used_types, used_patterns
+
+
+def _stored_parameters(nodes: Sequence[Node]) -> dict[Node, tuple[Choice, Node]]:
+    """Pair every layer's parameter with what its site would be and the first layer that reads it.
+
+    In the order in which layers read them. A parameter that the model stores itself stands as
+    its NoisyStore.
+    """
+    found: dict[Node, tuple[Choice, Node]] = {}
+    for node in nodes:
+        layer = _layer_with_parameters(node)
+        if layer is None:
+            continue
+        for kind in PARAMETER_KINDS:
+            parameter = node.parameters.get(kind)
+            if parameter is not None and parameter.is_float and parameter not in found:
+                name = _parameter_name(parameter.label, kind)
+                found[parameter] = Choice(parameter, name, kind, layer), node
+    return found
+
+
+def _parameter_name(label: str, kind: str) -> str:
+    """A parameter's name without what tools append when they quantize it or merge a shift in."""
+    name = label.removesuffix("_quantized")
+    folded = kind == "bias" and name.endswith(".weight_bias")
+    return f"{name.removesuffix('.weight_bias')}.bias" if folded else name
+
+
+def _layer_with_parameters(node: Node) -> str | None:
+    """Kind of the layer whose parameters a node reads, if it reads any at run time."""
+    if not node.dynamic or not node.parameters:
+        return None
+    if node.kind in ("conv", "linear") or node.kind in NORMALISATIONS:
+        return node.kind
+    if _is_product_with_weights(node):
+        return "linear"
+    product = _completed_product(node)
+    return "linear" if product is not None and "bias" not in product.parameters else None
 
 
 def _candidates(nodes: Sequence[Node]) -> dict[Node, _Candidate]:
@@ -173,10 +284,16 @@ def _match_layer(node: Node) -> tuple[str, set[Node]] | None:
         return "avg_pool", set()
     if _is_product_with_weights(node):
         return "linear", set()
+    product = _completed_product(node)
+    return ("linear", {product}) if product is not None else None
+
+
+def _completed_product(node: Node) -> Node | None:
+    """Product with weights to which a node adds a constant."""
     if node.kind == "add":
         for value, other in (node.inputs, node.inputs[::-1]):
             if isinstance(value, Node) and _is_product_with_weights(value) and _constant(other):
-                return "linear", {value}
+                return value
     return None
 
 
@@ -239,16 +356,36 @@ def _make_unique(chosen: Sequence[Choice]) -> None:
 
 
 def _check_use(
-    request: Request, used_types: set[type], used_patterns: set[str], nodes: Sequence[Node]
+    request: Request,
+    used_types: set[type],
+    used_patterns: set[str],
+    nodes: Sequence[Node],
+    stored: Mapping[Node, tuple[Choice, Node]],
 ) -> None:
     paths = list(dict.fromkeys(s.path for node in nodes for s in node.scopes if s.path))
-    known = f"the model's modules are {', '.join(paths[:6])}" + (", ..." if len(paths) > 6 else "")
+    operators = list(dict.fromkeys(node.op_type for node in nodes if node.op_type))
+    labels = list(dict.fromkeys(node.label for node in nodes if node.label))
+    found = {"modules": paths, "operators": operators, "tensors": labels}
+    known = "; ".join(f"the model's {what} are {_some(v)}" for what, v in found.items() if v)
     for module_type in request.types:
         if module_type not in used_types:
             raise InputError(f"sites: no module of type {module_type.__name__}; {known}")
+    parameters = [choice for choice, _ in stored.values()]
+    if parameters:
+        known += f"; its parameters are {_some([choice.name for choice in parameters])}"
     for pattern in request.patterns:
         if pattern not in used_patterns:
             raise InputError(f"sites: nothing matches {pattern!r}; expected {VALID_FORMS}; {known}")
+    for kind in PARAMETER_KINDS:
+        if kind in request.keywords and all(choice.kind != kind for choice in parameters):
+            raise InputError(
+                f"sites: no convolution, linear layer or normalisation of the model has a {kind}; "
+                f"leave {kind!r} out"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
 def _describe(request: Request) -> str:

@@ -22,6 +22,7 @@ from .dataflow import Node, Scope
 from .examples import batch_size, batched, batched_example, flatten_args
 from .kinds import ACTIVATIONS, ATEN_KINDS, FILLED, STORE
 from .regions import inline_grad_regions, refuse_hidden_activations
+from .torch_parameters import Parameters, attribute, is_view
 
 _MULTIPLE = frozenset({"max_pool", "layer_norm", "batch_norm", "group_norm"})
 
@@ -205,22 +206,14 @@ def _functional_form(node: fx.Node) -> Any:
     return getattr(packet, target._overloadname, None) if packet is not None else None
 
 
-def _is_view(node: fx.Node) -> bool:
-    target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return False
-    returns = target._schema.returns
-    return target.is_view or any(r.alias_info and not r.alias_info.is_write for r in returns)
-
-
 def _aliases(node: fx.Node) -> set[fx.Node]:
     root = node
-    while _is_view(root) and isinstance(root.args[0], fx.Node):
+    while is_view(root) and isinstance(root.args[0], fx.Node):
         root = root.args[0]
     found, pending = {root}, [root]
     while pending:
         for user in pending.pop().users:
-            if user not in found and _is_view(user) and user.args[0] in found:
+            if user not in found and is_view(user) and user.args[0] in found:
                 found.add(user)
                 pending.append(user)
     return found
@@ -239,9 +232,11 @@ def dataflow(module: fx.GraphModule, model: nn.Module) -> list[Node]:
     Returns
     -------
     list of Node
-        Inputs first, in execution order; ``handle`` is the FX node.
+        Inputs first, in execution order; ``handle`` is the FX node. Parameters stand in their
+        readers' ``parameters``.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
+    parameters = Parameters(module, model)
     known: dict[fx.Node, Any] = {}
     nodes: list[Node] = []
     outputs: set[Node] = set()
@@ -252,7 +247,7 @@ def dataflow(module: fx.GraphModule, model: nn.Module) -> list[Node]:
             leaves = pytree.tree_leaves(fx_node.args)
             outputs = {known[v] for v in leaves if isinstance(known.get(v), Node)}
         else:
-            node = _node(fx_node, known, modules)
+            node = _node(fx_node, known, modules, parameters)
             known[fx_node] = node
             if isinstance(node, Node) and node.handle is fx_node:
                 nodes.append(node)
@@ -262,13 +257,18 @@ def dataflow(module: fx.GraphModule, model: nn.Module) -> list[Node]:
 
 
 def _constant(module: fx.GraphModule, fx_node: fx.Node) -> float | None:
-    value: Any = operator.attrgetter(str(fx_node.target))(module)
+    value = attribute(module, fx_node.target)
     if isinstance(value, torch.Tensor) and value.numel() == 1 and value.device.type != "meta":
         return float(value.detach())
     return None
 
 
-def _node(fx_node: fx.Node, known: dict[fx.Node, Any], modules: dict[str, nn.Module]) -> Any:
+def _node(
+    fx_node: fx.Node,
+    known: dict[fx.Node, Any],
+    modules: dict[str, nn.Module],
+    parameters: Parameters,
+) -> Any:
     value = fx_node.meta.get("val")
     common: dict[str, Any] = {
         "is_float": isinstance(value, torch.Tensor) and value.dtype.is_floating_point,
@@ -288,7 +288,8 @@ def _node(fx_node: fx.Node, known: dict[fx.Node, Any], modules: dict[str, nn.Mod
             kind = ""
         inputs = parent.inputs if parent and kind else inputs
         dynamic = bool(parent and parent.dynamic)
-        return Node(kind, tuple(inputs), dynamic=dynamic, **common)
+        read = parent.parameters if parent and kind else {}
+        return Node(kind, tuple(inputs), dynamic=dynamic, parameters=read, **common)
     kind, attrs = _kind(fx_node)
     sources = [known.get(v) for v in fx_node.all_input_nodes]
     if kind == "identity" and isinstance(inputs[0], (Node, float)):
@@ -304,6 +305,7 @@ def _node(fx_node: fx.Node, known: dict[fx.Node, Any], modules: dict[str, nn.Mod
     kept = tuple(v if isinstance(v, (Node, float)) else None for v in inputs)
     inner = [v for v in sources if isinstance(v, Node)]
     node = Node(kind, kept, attrs, dynamic=any(v.dynamic for v in inner), **common)
+    node.parameters = parameters.of(fx_node, kind, known, node.scopes)
     for source in inner:
         if node not in source.readers:
             source.readers.append(node)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ortops.errors import InputError
+from ..ortops.formats import WORD_FORMATS, check_quantization
 from ..ortops.noise_inputs import mask_table, rate_table, sample_index_array, seed_array
+from .storage import check_name
 
 _SUPPORTED = (
     torch.float16,
@@ -57,7 +60,7 @@ def store(
     sample_index : Tensor of int64, shape [1] or [N]
     site : int
     storage_format, scale, zero_point, rows_per_sample
-        As the ONNX operator's attributes.
+        As the ONNX operator's attributes; every format is taken for every float type.
 
     Returns
     -------
@@ -67,7 +70,8 @@ def store(
     Raises
     ------
     InputError
-        Another device or type, or a noise input of the wrong shape or value.
+        Another device or type, a format that does not fit the type, a bad scale or zero point,
+        or a noise input of the wrong shape or value.
     """
     from .. import ortops
 
@@ -127,11 +131,18 @@ class NoisyStore(nn.Module):
     Parameters
     ----------
     storage_format : str
-        How values are held; "native" is the tensor's own type.
+        How values are held; "native" is the tensor's own type. Integers hold a float tensor by
+        scale and zero_point.
     scale, zero_point : float, int
-        Of integer storage of a float tensor.
+        Of an integer format: the value of a stored q is ``(q - zero_point) * scale``.
     rows_per_sample : int
         Consecutive rows of axis 0 that make one sample. Exporting finds it by itself.
+
+    Raises
+    ------
+    InputError
+        An unknown format, a scale that is not finite and positive, or a zero point outside the
+        format's range.
     """
 
     bit_error_rate: Tensor
@@ -148,6 +159,10 @@ class NoisyStore(nn.Module):
         rows_per_sample: int = 1,
     ) -> None:
         super().__init__()
+        check_name(storage_format)
+        word = WORD_FORMATS.get(storage_format)
+        if word is not None and word.is_integer:
+            check_quantization(word, scale, zero_point)
         self.storage_format = storage_format
         self.scale = float(scale)
         self.zero_point = int(zero_point)
@@ -176,7 +191,11 @@ class NoisyStore(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the memory."""
-        return f"storage_format={self.storage_format!r}"
+        text = f"storage_format={self.storage_format!r}"
+        word = WORD_FORMATS.get(self.storage_format)
+        if word is not None and word.is_integer:
+            text += f", scale={self.scale!r}, zero_point={self.zero_point}"
+        return text
 
 
 #: Arguments 1 to 4 of the operator, in order.
@@ -189,6 +208,7 @@ def noise_tensors(
     bit_mask: Any = None,
     seed: int = 0,
     sample_index: Any = 0,
+    formats: Sequence[str | None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make the operator's noise inputs of a graph with a number of sites.
 
@@ -196,10 +216,12 @@ def noise_tensors(
     ----------
     sites : int
     bit_error_rate : float, (p01, p10), or array_like [S, 2]
-    bit_mask : int or array_like [S], optional
-        By default every bit.
+    bit_mask : int, str, or array_like [S] of them, optional
+        Numbers or names (`noisystore.ortops.bit_mask`). By default every bit.
     seed : int
     sample_index : int, or array_like or Tensor [N]
+    formats : sequence of str or None [S], optional
+        Word format of each site, for names of masks; None: not known.
 
     Returns
     -------
@@ -215,7 +237,7 @@ def noise_tensors(
         sample_index = sample_index.numpy()
     return (
         torch.from_numpy(rate_table(bit_error_rate, sites).copy()),
-        torch.from_numpy(mask_table(bit_mask, sites).view(np.int64)),
+        torch.from_numpy(mask_table(bit_mask, sites, formats).view(np.int64)),
         torch.from_numpy(seed_array(seed)),
         torch.from_numpy(sample_index_array(sample_index).copy()),
     )

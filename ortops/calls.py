@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .formats import ELEMENT_TYPES, element_type
+from .formats import ELEMENT_TYPES, WORD_FORMATS, element_type
 from .library import APPLY_ARGUMENTS, Call, load
 from .noise_inputs import noise_of_site, sample_index_array, seed_array
 
@@ -32,6 +32,7 @@ def _call(
     scale: float,
     zero_point: int,
     rows_per_sample: int,
+    mask_format: str | None,
 ) -> tuple[Call, tuple[Any, ...]]:
     """Fill a call; the second value holds the memory that the call points into.
 
@@ -45,7 +46,7 @@ def _call(
         raise InputError(f"scale: expected a number, got {scale!r}")
     if not isinstance(storage_format, str) or "\0" in storage_format:
         raise InputError(f"storage_format: expected a format's name, got {storage_format!r}")
-    p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site)
+    p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site, mask_format)
     samples = sample_index_array(sample_index)
     extents = (ctypes.c_int64 * max(len(shape), 1))(*shape)
     call = Call(
@@ -116,6 +117,7 @@ def _prepare(
         scale,
         zero_point,
         rows_per_sample,
+        kind.name if storage_format == "native" else storage_format,
     )
     message = ctypes.create_string_buffer(_MESSAGE_SIZE)
     run = functools.partial(
@@ -155,17 +157,19 @@ def apply(
         over the batch. Never copied where it is C-contiguous.
     bit_error_rate : float, (p01, p10) or array_like [S, 2]
         Of an [S, 2] array row `site` counts.
-    bit_mask : int, array_like of int [S], or None
-        Noisy bits; None: all.
+    bit_mask : int, str, array_like of int or str [S], or None
+        Noisy bits, as a number or by name (`bit_mask`); None: all.
     seed : int
         64 bits, signed or not.
     site : int
     sample_index : int or array_like of int [N]
         Data-set index of the first sample, or of each.
     storage_format : str
-        ``native`` or the name of x's type.
+        How a value is held: ``native``, x's own type; for a float x also float16, bfloat16,
+        float32, float64, float8e4m3fn, float8e5m2, int8, uint8, int4 or uint4.
     scale, zero_point : float, int
-        Of integer storage formats.
+        Of an integer format that stores a float x: the value of the stored q is
+        ``(q - zero_point) * scale``. The scale is rounded to float32.
     rows_per_sample : int
         Rows of axis 0 that make a sample; 0: all of x is sample 0; -1: all of x is sample
         ``sample_index[0]``.
@@ -267,6 +271,7 @@ def count_flips(
     site: int = 0,
     sample_index: Any = 0,
     rows_per_sample: int = 1,
+    storage_format: str | None = None,
 ) -> npt.NDArray[np.int64]:
     """Count the flips of every sample, without any data.
 
@@ -275,9 +280,12 @@ def count_flips(
     shape : sequence of int
         The tensor's shape.
     word_bits : int
-        Bits of a stored word: 8, 16, 32 or 64 (4-bit integers are held in 8, masked to 0xF).
+        Bits of a stored word: 8, 16, 32 or 64 (4-bit integers are held in 8).
     bit_error_rate, bit_mask, seed, site, sample_index, rows_per_sample
         As in `apply`.
+    storage_format : str, optional
+        Of the words, by its name, or ``int32``. None: any of `word_bits` whose bits are all
+        noisy; a mask's name such as ``exponent`` needs the format.
 
     Returns
     -------
@@ -291,6 +299,14 @@ def count_flips(
     """
     if word_bits not in _TYPE_OF_WORD:
         raise InputError(f"word_bits: expected 8, 16, 32 or 64, got {word_bits!r}")
+    if storage_format is not None:
+        word = WORD_FORMATS.get(storage_format)
+        if word is None or word.word_bits != word_bits:
+            fitting = [name for name, word in WORD_FORMATS.items() if word.word_bits == word_bits]
+            raise InputError(
+                f"storage_format: expected one of {word_bits} bits a word, "
+                f"{', '.join(fitting)}, got {storage_format!r}"
+            )
     call, memory = _call(
         _TYPE_OF_WORD[word_bits],
         shape,
@@ -303,7 +319,10 @@ def count_flips(
         1.0,
         0,
         rows_per_sample,
+        storage_format,
     )
+    if storage_format is not None:
+        call.bit_mask &= (1 << WORD_FORMATS[storage_format].noisy_bits) - 1
     samples = load().noisystore_samples(ctypes.byref(call))
     if samples >= 1 << 32:
         raise InputError(f"shape: {samples} samples, expected fewer than 2^32")

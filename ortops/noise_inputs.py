@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .bit_masks import ALL_BITS, mask_value
 from .errors import InputError
 
 #: Version of the noise model (noise-model page, NoisyStore.md) that this package implements.
@@ -28,8 +30,6 @@ SITES_KEY = "noisystore.sites"
 NOISE_MODEL_KEY = "noisystore.noise_model"
 NORMALIZATION_KEY = "noisystore.normalization"
 PREPROCESS_KEY = "noisystore.preprocess"
-
-ALL_BITS = (1 << 64) - 1
 
 
 def rate_table(bit_error_rate: Any, sites: int) -> npt.NDArray[np.float64]:
@@ -70,15 +70,20 @@ def rate_table(bit_error_rate: Any, sites: int) -> npt.NDArray[np.float64]:
     return np.ascontiguousarray(np.broadcast_to(rates, (sites, 2)))
 
 
-def mask_table(bit_mask: Any, sites: int) -> npt.NDArray[np.uint64]:
+def mask_table(
+    bit_mask: Any, sites: int, formats: Sequence[str | None] | None = None
+) -> npt.NDArray[np.uint64]:
     """Turn a bit-mask argument into the array that input 2 takes.
 
     Parameters
     ----------
-    bit_mask : int, array_like of int [sites], or None
-        Set bits may flip; only the low word_bits count. None: every bit.
+    bit_mask : int, str, array_like of int or str [sites], or None
+        Set bits may flip; only the low word_bits count. A name (`noisystore.ortops.bit_mask`)
+        means the bits that each site's own format gives it. None: every bit.
     sites : int
         Number of sites of the graph.
+    formats : sequence of str or None [sites], optional
+        Word format of each site, for names; None: not known, ``all`` and ``0x...`` will do.
 
     Returns
     -------
@@ -87,34 +92,40 @@ def mask_table(bit_mask: Any, sites: int) -> npt.NDArray[np.uint64]:
     Raises
     ------
     InputError
-        Another length, or a mask that does not fit 64 bits.
+        Another length, a mask that does not fit 64 bits, or a name that a site's format lacks.
     """
     if bit_mask is None:
         bit_mask = ALL_BITS
     if np.ndim(bit_mask) > 1:
         raise InputError(
-            f"bit mask: expected one integer or {sites} (one a site), got an array "
+            f"bit mask: expected one integer or name, or {sites} (one a site), got an array "
             f"of {np.ndim(bit_mask)} axes"
         )
     values = [bit_mask] * sites if np.ndim(bit_mask) == 0 else list(bit_mask)
     if len(values) != sites:
         raise InputError(
-            f"bit mask: expected one integer or {sites} (one a site), got {len(values)}"
+            f"bit mask: expected one integer or name, or {sites} (one a site), got {len(values)}"
         )
-    for value in values:
-        if not isinstance(value, (int, np.integer)) or not 0 <= int(value) <= ALL_BITS:
-            raise InputError(f"bit mask: expected an integer from 0 to 2^64-1, got {value!r}")
-    return np.array([int(v) for v in values], dtype=np.uint64)
+    known = [None] * sites if formats is None else formats
+    masks = [
+        mask_value(value, word_format, site)
+        for site, (value, word_format) in enumerate(zip(values, known, strict=True))
+    ]
+    return np.array(masks, dtype=np.uint64)
 
 
-def noise_of_site(bit_error_rate: Any, bit_mask: Any, site: int) -> tuple[float, float, int]:
+def noise_of_site(
+    bit_error_rate: Any, bit_mask: Any, site: int, word_format: str | None = None
+) -> tuple[float, float, int]:
     """Pick one site's noise out of rate and mask arguments.
 
     Parameters
     ----------
     bit_error_rate : float, (p01, p10), or array_like [S, 2]
-    bit_mask : int, array_like of int [S], or None
+    bit_mask : int, str, array_like of int or str [S], or None
     site : int
+    word_format : str, optional
+        Of the site's words, for a mask's name.
 
     Returns
     -------
@@ -137,11 +148,11 @@ def noise_of_site(bit_error_rate: Any, bit_mask: Any, site: int) -> tuple[float,
         p01, p10 = map(float, table[site if is_table else 0])
     if bit_mask is None:
         return p01, p10, ALL_BITS
-    is_list = np.ndim(bit_mask) == 1
-    masks = mask_table(bit_mask, len(bit_mask) if is_list else 1)
-    if is_list and site >= len(masks):
-        raise InputError(f"site: {site} is out of range, bit_mask has {len(masks)} elements")
-    return p01, p10, int(masks[site if is_list else 0])
+    if np.ndim(bit_mask) == 1:
+        if site >= len(bit_mask):
+            raise InputError(f"site: {site} is out of range, bit_mask has {len(bit_mask)} elements")
+        bit_mask = bit_mask[site]
+    return p01, p10, mask_value(bit_mask, word_format, site)
 
 
 def seed_array(seed: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from .errors import InputError
 from .formats import check_storage_format, element_type
 from .noise_inputs import noise_of_site, sample_index_array, seed_array
+from .reference_storage import load, store
+
+__all__ = ["apply", "flip_words", "load", "philox4x32", "sparse_plan", "store"]
 
 _U32 = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -234,9 +237,8 @@ def apply(
         Any argument that does not fit.
     """
     x = np.asarray(x, order="C")
-    kind = element_type(x.dtype)
-    check_storage_format(storage_format, kind)
-    p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site)
+    word = check_storage_format(storage_format, element_type(x.dtype))
+    p01, p10, mask = noise_of_site(bit_error_rate, bit_mask, site, word.name)
     indices = sample_index_array(sample_index)
     samples = 1
     if rows_per_sample > 0:
@@ -252,27 +254,28 @@ def apply(
             raise InputError(f"sample_index: expected 1 or {samples} values, got {len(indices)}")
     elif rows_per_sample == 0:
         indices = np.zeros(1, dtype=np.int64)
-    elif rows_per_sample != -1:
+    elif rows_per_sample == -1:
+        indices = indices[:1]
+    else:
         raise InputError(f"rows_per_sample: expected -1, 0 or more, got {rows_per_sample}")
 
-    unsigned = np.dtype(f"uint{kind.word_bits}")
-    words = x.view(unsigned).reshape(samples, -1).astype(np.uint64) if x.size else None
     result = np.empty_like(x) if out is None else out
-    if words is None:
+    words = store(x, storage_format, scale, zero_point)
+    if x.size == 0:
         return result
     flipped = np.stack(
         [
             flip_words(
-                words[row],
-                kind.word_bits,
+                sample_words,
+                word.word_bits,
                 (p01, p10),
-                mask,
+                mask & ((1 << word.noisy_bits) - 1),
                 int(seed_array(seed)[0]),
                 site,
-                int(indices[row]) & 0xFFFFFFFF,
+                int(index) & 0xFFFFFFFF,
             )
-            for row in range(samples)
+            for sample_words, index in zip(words.reshape(samples, -1), indices, strict=True)
         ]
     )
-    result[...] = flipped.astype(unsigned).reshape(x.shape).view(x.dtype)
+    result[...] = load(flipped.reshape(x.shape), x.dtype, storage_format, scale, zero_point)
     return result

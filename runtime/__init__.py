@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .noisy_sites import site_rates
 from .results import Results
 from .session import NoisySession
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from .midpoint import Points, fit_midpoint
     from .midpoint_groups import fit_results
 
-__all__ = ["NoisySession", "Points", "Results", "fit_midpoint", "fit_results", "sweep"]
+__all__ = [
+    "NoisySession",
+    "Points",
+    "Results",
+    "fit_midpoint",
+    "fit_results",
+    "site_rates",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

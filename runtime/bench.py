@@ -87,7 +87,11 @@ def bench_operator(*, quick: bool = False, elements: int = ELEMENTS) -> dict[str
 
 
 def interleaved(
-    work: dict[Any, list[Callable[[], Any]]], *, rounds: int, seconds: float
+    work: dict[Any, list[Callable[[], Any]]],
+    *,
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Any, float]:
     """Median seconds of one call of each kind, measured in turn so that load hits all alike.
 
@@ -98,6 +102,8 @@ def interleaved(
     rounds : int
     seconds : float
         Least time of one measurement of one kind.
+    clock : callable
+        Seconds that count.
 
     Returns
     -------
@@ -105,21 +111,21 @@ def interleaved(
     """
     loops = {}
     for kind, calls in work.items():
-        _timed(calls, 1)
-        loops[kind] = max(1, round(seconds / max(_timed(calls, 1), 1e-9)))
+        _timed(calls, 1, clock)
+        loops[kind] = max(1, round(seconds / max(_timed(calls, 1, clock), 1e-9)))
     samples: dict[Any, list[float]] = {kind: [] for kind in work}
     for _ in range(rounds):
         for kind, calls in work.items():
-            samples[kind].append(_timed(calls, loops[kind]) / (loops[kind] * len(calls)))
+            samples[kind].append(_timed(calls, loops[kind], clock) / (loops[kind] * len(calls)))
     return {kind: statistics.median(values) for kind, values in samples.items()}
 
 
-def _timed(calls: Sequence[Callable[[], Any]], loops: int) -> float:
-    start = time.perf_counter()
+def _timed(calls: Sequence[Callable[[], Any]], loops: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(loops):
         for call in calls:
             call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def bench_model(
@@ -129,6 +135,7 @@ def bench_model(
     clean: str | None = None,
     batch: int = 100,
     threads: int | None = None,
+    custom_op_libraries: Sequence[str | os.PathLike[str]] = (),
     quick: bool = False,
 ) -> dict[str, Any]:
     """Time an annotated model in ONNX Runtime, noisy against all rates 0, and the harness.
@@ -141,15 +148,18 @@ def bench_model(
         The same network without sites; it is timed in turn with the others.
     batch : int
     threads : int, optional
+    custom_op_libraries : sequence of path
+        As `NoisySession` takes them.
     quick : bool
         Fewer rounds.
 
     Returns
     -------
     dict
-        ``zero_ms`` (all rates 0), ``clean_ms`` (None without `clean`) and ``rows``: a list of
-        rate, ms, ratio (to all rates 0) and ratio_clean; ``harness``: seconds of a sweep over the
-        seconds of its ONNX Runtime runs.
+        ``zero_ms`` (all rates 0), ``clean_ms`` (None without `clean`), ``prepare_ms`` (applying
+        the noise of weights and biases once, apart from the runs; None without such sites) and
+        ``rows``: a list of rate, ms, ratio (to all rates 0) and ratio_clean; ``harness``: seconds
+        of a sweep over the seconds of its ONNX Runtime runs.
 
     Raises
     ------
@@ -159,7 +169,7 @@ def bench_model(
     from .dataset import load, prepare
     from .session import NoisySession
 
-    session = NoisySession(model, threads=threads)
+    session = NoisySession(model, threads=threads, custom_op_libraries=custom_op_libraries)
     images = load(data, images=None)
     batch = session.batch or min(batch, len(images))
     x = prepare(images.images[:batch], session.normalization, session.input_dtype)
@@ -170,7 +180,12 @@ def bench_model(
     }
     if clean is not None:
         work["clean"] = [_clean_run(clean, x, threads)] * 3
-    medians = interleaved(work, rounds=3 if quick else 9, seconds=0.0)
+    medians = interleaved(
+        work,
+        rounds=3 if quick else 9,
+        seconds=0.0,
+        clock=lambda: time.perf_counter() - session.prepare_seconds,
+    )
     rows = [
         {
             "rate": rate,
@@ -186,6 +201,7 @@ def bench_model(
         "threads": threads,
         "zero_ms": medians[0.0] * 1e3,
         "clean_ms": medians["clean"] * 1e3 if clean is not None else None,
+        "prepare_ms": _prepare_ms(session, x[:1] if session.batch is None else x),
         "rows": rows,
         "harness": _harness(session, images, batch, quick),
     }
@@ -207,6 +223,18 @@ def _clean_run(path: str, x: Any, threads: int | None) -> Callable[[], Any]:
     return functools.partial(session.run, None, feeds)
 
 
+def _prepare_ms(session: Any, x: Any) -> float | None:
+    """Median time of applying the noise of weights and biases at the highest timed rate."""
+    if not session.prepared_sites:
+        return None
+    spent = []
+    for seed in range(5):
+        before = session.prepare_seconds
+        session.run(x, MODEL_RATES[-1], seed=seed)
+        spent.append(session.prepare_seconds - before)
+    return statistics.median(spent) * 1e3
+
+
 def _harness(session: Any, data: Any, batch: int, quick: bool) -> dict[str, float]:
     """Time of a whole sweep over that of its ONNX Runtime runs."""
     from .sweep import sweep
@@ -224,6 +252,7 @@ def _harness(session: Any, data: Any, batch: int, quick: bool) -> dict[str, floa
     return {
         "seconds": summary.seconds,
         "run_seconds": summary.run_seconds,
+        "prepare_seconds": summary.prepare_seconds,
         "ratio": summary.seconds / summary.run_seconds,
     }
 

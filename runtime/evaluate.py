@@ -14,7 +14,7 @@ from ..ortops.errors import InputError
 from .dataset import Dataset, check_label_range, prepare
 from .metrics import Metric, Scores, as_logits, score
 from .session import NoisySession
-from .sites import Site
+from .sites import Site, site_masks
 
 #: Prepared images stay in memory between trials up to this size.
 PREPARED_BYTES = 2 << 30
@@ -164,7 +164,10 @@ class Evaluator:
 
 
 def expected_flips(sites: list[Site], bit_error_rate: Any, bit_mask: Any) -> float:
-    """Return the flips to be expected in one sample, weights included; inf if unknown.
+    """Return the flips that one sample is expected to meet; inf if unknown.
+
+    Those of a stored parameter happen once and meet all samples: each counts them. The chance that
+    a sample is to be run is 1 - exp(-flips) all the same.
 
     Parameters
     ----------
@@ -178,7 +181,7 @@ def expected_flips(sites: list[Site], bit_error_rate: Any, bit_mask: Any) -> flo
         A bad rate or mask.
     """
     rates = noise_inputs.rate_table(bit_error_rate, len(sites))
-    masks = noise_inputs.mask_table(bit_mask, len(sites))
+    masks = site_masks(bit_mask, sites)
     total = 0.0
     for site in sites:
         bits = _noisy_mask(site, int(masks[site.site])).bit_count()
@@ -218,7 +221,7 @@ def affected_samples(
     if expected_flips(sites, bit_error_rate, bit_mask) > COUNTED_FLIPS:
         return None
     rates = noise_inputs.rate_table(bit_error_rate, len(sites))
-    masks = noise_inputs.mask_table(bit_mask, len(sites))
+    masks = site_masks(bit_mask, sites)
     hit = np.zeros(samples, dtype=bool)
     for site in sites:
         mask = _noisy_mask(site, int(masks[site.site]))

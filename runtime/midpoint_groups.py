@@ -27,6 +27,7 @@ _GROUP = (
     "images",
     "mask",
     "bit_mask",
+    "noisy",
     "provider",
     "machine",
     "batch_size",
@@ -43,7 +44,8 @@ class Group:
     Attributes
     ----------
     keys : dict
-        What the points share: model, format, mask, provider, images, trials (the largest number
+        What the points share: model, format, mask, noisy (the sites that have the rates, and the
+        rates of others; empty: all sites), provider, images, trials (the largest number
         at one rate), metric ("accuracy", or "agreement" with the clean predictions where the data
         has no labels), directions ("1:1" where p01 = p10) and the rest of their identity.
     points : Points
@@ -61,6 +63,7 @@ class Group:
         parts = [
             self.keys["model"],
             "" if self.keys["format"] == "native" else self.keys["format"],
+            self.keys["noisy"],
             "" if mask == "all" else f"mask {mask}",
             "" if self.keys["directions"] == "1:1" else f"p01:p10 {self.keys['directions']}",
         ]

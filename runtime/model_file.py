@@ -63,14 +63,26 @@ def model_sha256(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     _update(digest, path)
     for name in external_files(path):
-        file = _weight_file(path, name)
+        file = weight_file(path, name)
         digest.update(json.dumps([name, file.stat().st_size]).encode())
         _update(digest, file)
     return digest.hexdigest()
 
 
-def _weight_file(model: Path, name: str) -> Path:
-    """Return the regular file in the model's folder that `name` means."""
+def weight_file(model: Path, name: str) -> Path:
+    """Return the regular file in the model's folder that `name` means.
+
+    Parameters
+    ----------
+    model : path of the ONNX file
+    name : str
+        As its tensors give it.
+
+    Raises
+    ------
+    InputError
+        It is missing, lies elsewhere or is no regular file.
+    """
     try:
         file = (model.parent / name).resolve()
         if not file.exists():

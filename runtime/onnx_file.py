@@ -5,34 +5,39 @@ from __future__ import annotations
 
 import math
 import mmap
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
 from ..ortops.formats import ELEMENT_TYPES
+from .protobuf import Field, fields, integers, last, messages, signed, text
 
 _Result = TypeVar("_Result")
-_WORD_BITS = {kind.code: kind.word_bits for kind in ELEMENT_TYPES.values()}
+_STORE = (noise_inputs.DOMAIN.encode(), noise_inputs.OPERATOR.encode())
+_NOISE_INPUTS = [name.encode() for name in noise_inputs.NOISE_INPUTS]
+_TYPE_NAMES = {kind.code: kind.name for kind in ELEMENT_TYPES.values()}
 
 # Field numbers of onnx.proto, unchanged since IR 1 (functions: IR 8).
-_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_GRAPH_VALUES = (11, 12, 13)  # input, output, value_info
-_FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
-_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT = 1, 3, 4
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
-_SPARSE_TENSORS = (1, 2)  # values, indices
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 13, 14
-_EXTERNAL = 1  # TensorProto.DataLocation
-_KEY, _VALUE = 1, 2
-_INFO_NAME, _INFO_TYPE, _TYPE_TENSOR, _TYPE_ELEMENT, _TYPE_SHAPE = 1, 2, 1, 1, 2
+MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTION = 7, 8, 25
+OPSET_DOMAIN = 1
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+GRAPH_INPUT, GRAPH_OUTPUT, _GRAPH_INFO = 11, 12, 13
+FUNCTION_NODE, FUNCTION_ATTRIBUTE = 7, 11
+NODE_INPUT, NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 4, 5, 7
+ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TEXT = 1, 2, 3, 4
+ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+SPARSE_TENSORS = (1, 2)  # values, indices
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME = 1, 2, 8
+TENSOR_FLOATS, TENSOR_INTEGERS, TENSOR_RAW, TENSOR_DOUBLES = 4, 5, 9, 10
+TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
+EXTERNAL = 1  # TensorProto.DataLocation
+KEY, VALUE = 1, 2
+INFO_NAME, _INFO_TYPE, _TYPE_TENSOR, _TYPE_ELEMENT, _TYPE_SHAPE = 1, 2, 1, 1, 2
 _SHAPE_DIM, _DIM_VALUE = 1, 1
-
-Field = tuple[int, Any]
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Store:
     rows_per_sample : int
     shape : tuple of int or None, or None
         Of the stored tensor, None where an axis is free; None: the file does not say.
-    word_bits : int or None
-        Of the stored tensor's element type; None: the file does not say.
+    element_type : str or None
+        Of the stored tensor; None: the file does not say, or no type that can be stored.
     certain : bool
         The node lies in the main graph and reads the four noise inputs.
     """
@@ -56,8 +61,14 @@ class Store:
     storage_format: str
     rows_per_sample: int
     shape: tuple[int | None, ...] | None
-    word_bits: int | None
+    element_type: str | None
     certain: bool
+
+    @property
+    def word_bits(self) -> int | None:
+        """Bits of the stored tensor's element type, where known."""
+        kind = ELEMENT_TYPES.get(self.element_type or "")
+        return None if kind is None else kind.word_bits
 
     @property
     def elements(self) -> int | None:
@@ -83,7 +94,7 @@ def read_stores(path: Path) -> list[Store]:
     InputError
         The file cannot be read or is no ONNX file.
     """
-    return _read(path, lambda data: list(_stores(data)))
+    return read_file(path, lambda data: list(_stores(data)))
 
 
 def external_files(path: Path) -> list[str]:
@@ -98,200 +109,216 @@ def external_files(path: Path) -> list[str]:
     InputError
         The file cannot be read or is no ONNX file.
     """
-    return _read(path, lambda data: sorted(set(_locations(data))))
+    return read_file(path, lambda data: sorted(set(locations(data))))
 
 
-def _read(path: Path, work: Callable[[memoryview], _Result]) -> _Result:
+def imported_domains(path: Path) -> set[str]:
+    """Return the operator domains that a file imports.
+
+    Parameters
+    ----------
+    path : path of an ONNX file
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is no ONNX file.
+    """
+    return read_file(
+        path,
+        lambda data: {
+            text(list(fields(opset)), OPSET_DOMAIN).decode()
+            for opset in messages(data, MODEL_OPSET)
+        },
+    )
+
+
+def read_file(path: Path, work: Callable[[memoryview], _Result]) -> _Result:
+    """Return what `work` makes of the bytes of an ONNX file; it must keep no view of them.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is no ONNX file.
+    """
     try:
         with path.open("rb") as file:
             # Mapped, so that weights inside it are not read. The last view closes the map.
             return work(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    except (ValueError, IndexError, TypeError, RecursionError):
-        raise InputError(f"model {path}: expected an ONNX file, got something else") from None
+    except InputError:
+        raise
+    except (ValueError, IndexError, TypeError, RecursionError, struct.error):
+        raise InputError(f"model {path}: expected an ONNX model, got something else") from None
     except OSError as error:
         raise InputError(f"model file {path}: {error.strerror}") from None
 
 
 def _stores(model: memoryview) -> Iterator[Store]:
-    for graph in _messages(model, _MODEL_GRAPH):
+    for graph in messages(model, MODEL_GRAPH):
         known = dict(_tensor_types(graph))
-        for node in _messages(graph, _GRAPH_NODE):
+        for node in messages(graph, GRAPH_NODE):
             yield from _stores_of(node, known, True)
-    for function in _messages(model, _MODEL_FUNCTION):
-        for node in _messages(function, _FUNCTION_NODE):
+    for function in messages(model, MODEL_FUNCTION):
+        for node in messages(function, FUNCTION_NODE):
             yield from _stores_of(node, {}, False)
 
 
-def _stores_of(node: memoryview, known: dict[bytes, Any], main: bool) -> Iterator[Store]:
-    fields = list(_fields(node))
-    domain, kind = _last(fields, _NODE_DOMAIN), _last(fields, _NODE_TYPE)
-    if (domain, kind) == (noise_inputs.DOMAIN.encode(), noise_inputs.OPERATOR.encode()):
-        inputs = [bytes(value) for number, value in fields if number == _NODE_INPUT]
-        outputs = [bytes(value) for number, value in fields if number == _NODE_OUTPUT]
-        values = {}
-        for number, value in fields:
-            if number == _NODE_ATTRIBUTE:
-                attribute = list(_fields(value))
-                values[_last(attribute, _ATTRIBUTE_NAME)] = attribute
-        word_bits, shape = next(
-            (known[name] for name in [*inputs[:1], *outputs] if name in known), (None, None)
+class Node(NamedTuple):
+    """What a node message says of itself."""
+
+    domain: bytes
+    kind: bytes
+    inputs: list[bytes]
+    outputs: list[bytes]
+    attributes: dict[bytes, list[Field]]
+
+    @property
+    def is_store(self) -> bool:
+        """Whether this is a NoisyStore node."""
+        return (self.domain, self.kind) == _STORE
+
+    @property
+    def reads_the_noise_inputs(self) -> bool:
+        """Whether inputs 1 to 4 of a store are the graph's own noise inputs."""
+        return self.inputs[1:] == _NOISE_INPUTS
+
+    def integer(self, name: bytes, default: int) -> int:
+        """Return an attribute of one integer."""
+        found = self.attributes.get(name)
+        return default if found is None else signed(last(found, ATTRIBUTE_INT) or 0)
+
+    def real(self, name: bytes, default: float) -> float:
+        """Return an attribute of one float."""
+        found = self.attributes.get(name)
+        if found is None:
+            return default
+        value = last(found, ATTRIBUTE_FLOAT)
+        return 0.0 if value is None else float(struct.unpack("<f", value)[0])
+
+    def word(self, name: bytes, default: str) -> str:
+        """Return an attribute of one text."""
+        return text(self.attributes.get(name, []), ATTRIBUTE_TEXT).decode() or default
+
+
+def read_node(data: memoryview) -> Node:
+    """Return what a node message says of itself, its subgraphs aside."""
+    entries = list(fields(data))
+    attributes = {}
+    for number, value in entries:
+        if number == NODE_ATTRIBUTE:
+            attribute = list(fields(value))
+            attributes[text(attribute, ATTRIBUTE_NAME)] = attribute
+    return Node(
+        text(entries, NODE_DOMAIN),
+        text(entries, NODE_TYPE),
+        [bytes(value) for number, value in entries if number == NODE_INPUT],
+        [bytes(value) for number, value in entries if number == NODE_OUTPUT],
+        attributes,
+    )
+
+
+def nested_graphs(node: Node) -> Iterator[memoryview]:
+    """Yield the subgraphs of a node."""
+    for attribute in node.attributes.values():
+        for number, value in attribute:
+            if number in ATTRIBUTE_GRAPHS:
+                yield value
+
+
+def _stores_of(data: memoryview, known: dict[bytes, Any], main: bool) -> Iterator[Store]:
+    node = read_node(data)
+    if node.is_store:
+        element_type, shape = next(
+            (known[name] for name in [*node.inputs[:1], *node.outputs] if name in known),
+            (None, None),
         )
         yield Store(
-            site=_integer(values, b"site", 0),
-            storage_format=bytes(
-                _last(values.get(b"storage_format", []), _ATTRIBUTE_TEXT) or b"native"
-            ).decode(),
-            rows_per_sample=_integer(values, b"rows_per_sample", 1),
+            site=node.integer(b"site", 0),
+            storage_format=node.word(b"storage_format", "native"),
+            rows_per_sample=node.integer(b"rows_per_sample", 1),
             shape=shape,
-            word_bits=word_bits,
-            certain=main and inputs[1:] == [name.encode() for name in noise_inputs.NOISE_INPUTS],
+            element_type=element_type,
+            certain=main and node.reads_the_noise_inputs,
         )
-    for number, value in fields:
-        if number == _NODE_ATTRIBUTE:
-            for inner, graph in _fields(value):
-                if inner in _ATTRIBUTE_GRAPHS:
-                    for nested in _messages(graph, _GRAPH_NODE):
-                        yield from _stores_of(nested, {}, False)
+    for graph in nested_graphs(node):
+        for nested in messages(graph, GRAPH_NODE):
+            yield from _stores_of(nested, {}, False)
 
 
-def _tensor_types(graph: memoryview) -> Iterator[tuple[bytes, tuple[int | None, Any]]]:
-    """Yield name, word bits and shape of the graph's tensors, as far as it states them."""
-    for number, value in _fields(graph):
-        if number == _GRAPH_INITIALIZER:
-            fields = list(_fields(value))
-            dims = tuple(_dims(value, _TENSOR_DIMS))
-            yield (
-                bytes(_last(fields, _TENSOR_NAME) or b""),
-                (_WORD_BITS.get(_last(fields, _TENSOR_TYPE)), dims),
-            )
-        elif number in _GRAPH_VALUES:
-            name = bytes(_last(list(_fields(value)), _INFO_NAME) or b"")
-            for kind in _messages(value, _INFO_TYPE):
-                for tensor in _messages(kind, _TYPE_TENSOR):
-                    bits = _WORD_BITS.get(_last(list(_fields(tensor)), _TYPE_ELEMENT))
-                    for shape in _messages(tensor, _TYPE_SHAPE):
+def _tensor_types(graph: memoryview) -> Iterator[tuple[bytes, tuple[str | None, Any]]]:
+    """Yield name, element type and shape of the graph's tensors, as far as it states them."""
+    for number, value in fields(graph):
+        if number == GRAPH_INITIALIZER:
+            entries = list(fields(value))
+            dims = tuple(integers(value, TENSOR_DIMS))
+            yield text(entries, TENSOR_NAME), (_TYPE_NAMES.get(last(entries, TENSOR_TYPE)), dims)
+        elif number in (GRAPH_INPUT, GRAPH_OUTPUT, _GRAPH_INFO):
+            name = text(list(fields(value)), INFO_NAME)
+            for kind in messages(value, _INFO_TYPE):
+                for tensor in messages(kind, _TYPE_TENSOR):
+                    element = _TYPE_NAMES.get(last(list(fields(tensor)), _TYPE_ELEMENT))
+                    for shape in messages(tensor, _TYPE_SHAPE):
                         dims = tuple(
-                            _last(list(_fields(dim)), _DIM_VALUE)
-                            for dim in _messages(shape, _SHAPE_DIM)
+                            last(list(fields(dim)), _DIM_VALUE)
+                            for dim in messages(shape, _SHAPE_DIM)
                         )
-                        yield name, (bits, dims)
+                        yield name, (element, dims)
 
 
-def _dims(message: memoryview, wanted: int) -> Iterator[int]:
-    """Yield the integers of a repeated field, packed or not."""
-    for number, value in _fields(message):
-        if number == wanted and isinstance(value, int):
-            yield value
-        elif number == wanted:
-            position = 0
-            while position < len(value):
-                one, position = _varint(value, position)
-                yield one
-
-
-def _locations(model: memoryview) -> Iterator[str]:
-    for graph in _messages(model, _MODEL_GRAPH):
+def locations(model: memoryview) -> Iterator[str]:
+    """Yield the names of the files that hold tensors of a model, for each tensor."""
+    for graph in messages(model, MODEL_GRAPH):
         yield from _graph_locations(graph)
-    for function in _messages(model, _MODEL_FUNCTION):
-        for number, value in _fields(function):
-            if number == _FUNCTION_NODE:
+    for function in messages(model, MODEL_FUNCTION):
+        for number, value in fields(function):
+            if number == FUNCTION_NODE:
                 yield from _node_locations(value)
-            elif number == _FUNCTION_ATTRIBUTE:
+            elif number == FUNCTION_ATTRIBUTE:
                 yield from _attribute_locations(value)
 
 
 def _graph_locations(graph: memoryview) -> Iterator[str]:
-    for number, value in _fields(graph):
-        if number == _GRAPH_NODE:
+    for number, value in fields(graph):
+        if number == GRAPH_NODE:
             yield from _node_locations(value)
-        elif number == _GRAPH_INITIALIZER:
+        elif number == GRAPH_INITIALIZER:
             yield from _tensor_locations(value)
-        elif number == _GRAPH_SPARSE:
+        elif number == GRAPH_SPARSE:
             yield from _sparse_locations(value)
 
 
 def _node_locations(node: memoryview) -> Iterator[str]:
-    for attribute in _messages(node, _NODE_ATTRIBUTE):
+    for attribute in messages(node, NODE_ATTRIBUTE):
         yield from _attribute_locations(attribute)
 
 
 def _attribute_locations(attribute: memoryview) -> Iterator[str]:
-    for number, value in _fields(attribute):
-        if number in _ATTRIBUTE_TENSORS:
+    for number, value in fields(attribute):
+        if number in ATTRIBUTE_TENSORS:
             yield from _tensor_locations(value)
-        elif number in _ATTRIBUTE_GRAPHS:
+        elif number in ATTRIBUTE_GRAPHS:
             yield from _graph_locations(value)
-        elif number in _ATTRIBUTE_SPARSE:
+        elif number in ATTRIBUTE_SPARSE:
             yield from _sparse_locations(value)
 
 
 def _sparse_locations(sparse: memoryview) -> Iterator[str]:
-    for number, value in _fields(sparse):
-        if number in _SPARSE_TENSORS:
+    for number, value in fields(sparse):
+        if number in SPARSE_TENSORS:
             yield from _tensor_locations(value)
 
 
 def _tensor_locations(tensor: memoryview) -> Iterator[str]:
-    fields = list(_fields(tensor))
+    location = external_data(tensor).get(b"location")
+    if location is not None:
+        yield location.decode()
+
+
+def external_data(tensor: memoryview) -> dict[bytes, bytes]:
+    """Return where a tensor's data lie outside the file, by key; empty where they do not."""
+    entries = list(fields(tensor))
     # Elsewhere ONNX Runtime does not look at the entries either.
-    if _last(fields, _TENSOR_LOCATION) != _EXTERNAL:
-        return
-    for number, entry in fields:
-        if number == _TENSOR_EXTERNAL:
-            pair = list(_fields(entry))
-            if _last(pair, _KEY) == b"location":
-                yield bytes(_last(pair, _VALUE) or b"").decode()
-
-
-def _integer(attributes: dict[Any, list[Field]], name: bytes, default: int) -> int:
-    if name not in attributes:
-        return default
-    value = _last(attributes[name], _ATTRIBUTE_INT) or 0
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _last(fields: list[Field], wanted: int) -> Any:
-    """Return the last value of a field, which is the one that counts, or None."""
-    return next((value for number, value in reversed(fields) if number == wanted), None)
-
-
-def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    """Yield the length-delimited fields of number `wanted` of one protobuf message."""
-    for number, value in _fields(data):
-        if number == wanted and isinstance(value, memoryview):
-            yield value
-
-
-def _fields(data: memoryview) -> Iterator[Field]:
-    """Yield number and value of a message's fields: int of a varint, memoryview of bytes."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if wire == 2:
-            size, position = _varint(data, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError("no protobuf")
-        if position + size > len(data):
-            raise ValueError("no protobuf")
-        if wire == 2:
-            yield number, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ValueError("no protobuf")
+    if last(entries, TENSOR_LOCATION) != EXTERNAL:
+        return {}
+    pairs = [list(fields(value)) for number, value in entries if number == TENSOR_EXTERNAL]
+    return {text(pair, KEY): text(pair, VALUE) for pair in pairs}

@@ -7,7 +7,8 @@ Schema 1 (``application_id`` 0x4E6F6953, "NoiS"; ``user_version`` 1):
 of the identity below; the identity: ``model_sha256``, ``data_sha256``, ``images``, ``seed`` (the
 user's), ``batch_size``, ``bit_mask`` (a hexadecimal number, or a JSON list of one a site),
 ``metric`` (its name, or empty), ``provider``, ``machine`` (x86_64, aarch64...), ``noise_model``;
-its description: ``model`` (file name), ``sites`` (a JSON object: number, kinds, names),
+its description: ``model`` (file name), ``sites`` (a JSON object: number, kinds, and, where only
+some sites have the swept rates, ``noisy``: these, and the rates of others; it is part of the key),
 ``storage_format``, ``data``, ``mask_name``, ``classes``, ``chance_accuracy``; and the clean
 network: ``clean_accuracy``, ``clean_top5``, ``clean_metric``, ``clean_scores`` (a blob, npz).
 
@@ -164,13 +165,13 @@ class Results:
         -------
         list of dict
             Keys: model, model_sha256, storage_format, sites, data, data_sha256, images, classes,
-            mask, bit_mask, seed, batch_size, provider, machine, noise_model, metric_name,
-            chance_accuracy, clean_accuracy, clean_top5, clean_metric, p01, p10, trial,
-            noise_seed, n_run, correct, top5, agreement, metric, accuracy (correct / images),
-            seconds, run_seconds, correct_bits, agree_bits, clean_bits (which samples were right,
-            had the clean prediction, are right without noise; see `unpack_bits`), measured,
-            library_version, onnxruntime_version, threads, cpu, host, sweep (the sweep's key).
-            None: not measured; a metric that was NaN is NaN.
+            mask, bit_mask, noisy (empty: all sites), seed, batch_size, provider, machine,
+            noise_model, metric_name, chance_accuracy, clean_accuracy, clean_top5, clean_metric,
+            p01, p10, trial, noise_seed, n_run, correct, top5, agreement, metric, accuracy
+            (correct / images), seconds, run_seconds, correct_bits, agree_bits, clean_bits (which
+            samples were right, had the clean prediction, are right without noise; see
+            `unpack_bits`), measured, library_version, onnxruntime_version, threads, cpu,
+            host, sweep (its key). None: not measured; a metric that was NaN is NaN.
 
         Raises
         ------
@@ -233,7 +234,7 @@ class Results:
         Parameters
         ----------
         identity : mapping
-            All of `IDENTITY`.
+            All of `IDENTITY`; ``noisy`` where only some sites have the swept rates.
 
         Raises
         ------
@@ -258,8 +259,12 @@ class Results:
             ) from None
 
     def add_sweep(self, identity: Mapping[str, Any], description: Mapping[str, Any]) -> int:
-        """Store a sweep, unless it is there, and return its id."""
-        values = {"key": sweep_key(identity), **identity, **description}
+        """Store a sweep, unless it is there, and return its id.
+
+        The description's ``sites`` are to hold the identity's ``noisy``, if any.
+        """
+        columns = {name: identity[name] for name in IDENTITY}
+        values = {"key": sweep_key(identity), **columns, **description}
         with self._transaction():
             self._insert("sweeps", values)
             row = self._db.execute("SELECT id FROM sweeps WHERE key = ?", (values["key"],))
@@ -352,8 +357,13 @@ class Results:
 
 
 def sweep_key(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 that identifies a sweep: of its identity as JSON, in a fixed order."""
-    text = json.dumps([identity[name] for name in IDENTITY], separators=(",", ":"))
+    """Return the SHA-256 that identifies a sweep: of its identity as JSON, in a fixed order.
+
+    A sweep of all sites has the key that it had before there was a choice.
+    """
+    values = [identity[name] for name in IDENTITY]
+    values += [identity["noisy"]] if identity.get("noisy") else []
+    text = json.dumps(values, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

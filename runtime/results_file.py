@@ -155,4 +155,6 @@ def explain(path: Path | None, error: sqlite3.Error | OverflowError) -> str:
         return f"results file {path}: another program has held it for {BUSY_SECONDS:.0f} s"
     if "readonly" in text or "unable to open" in text:
         return f"results file {path}: cannot be opened for writing ({text})"
+    if "malformed JSON" in text:
+        return f"results file {path}: damaged: the sites of a sweep: no JSON"
     return f"results file {path}: SQLite: {text}"

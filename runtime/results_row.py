@@ -10,18 +10,19 @@ from ..ortops.errors import InputError
 
 QUERY = """
 SELECT s.model, s.model_sha256, s.storage_format, s.sites, s.data, s.data_sha256, s.images,
-  s.classes, s.mask_name AS mask, s.bit_mask, s.seed, s.batch_size, s.provider, s.machine,
-  s.noise_model, s.metric AS metric_name, s.chance_accuracy, s.clean_accuracy, s.clean_top5,
-  s.clean_metric, p.p01, p.p10, p.trial, p.noise_seed, p.n_run, p.correct, p.top5, p.agreement,
-  p.metric, CAST(p.correct AS REAL) / p.images AS accuracy,
+  s.classes, s.mask_name AS mask, s.bit_mask,
+  COALESCE(json_extract(s.sites, '$.noisy'), '') AS noisy, s.seed, s.batch_size, s.provider,
+  s.machine, s.noise_model, s.metric AS metric_name, s.chance_accuracy, s.clean_accuracy,
+  s.clean_top5, s.clean_metric, p.p01, p.p10, p.trial, p.noise_seed, p.n_run, p.correct, p.top5,
+  p.agreement, p.metric, CAST(p.correct AS REAL) / p.images AS accuracy,
   p.seconds, p.run_seconds, p.correct_bits, p.agree_bits, p.measured,
   r.library_version, r.onnxruntime_version, r.threads, r.cpu, r.host, s.key AS sweep
 FROM points p JOIN sweeps s ON s.id = p.sweep JOIN runs r ON r.id = p.run
 """
-ORDER = "ORDER BY model, mask, sweep, p01, p10, trial"
+ORDER = "ORDER BY model, mask, noisy, sweep, p01, p10, trial"
 
 _TEXT = (
-    *("model", "model_sha256", "storage_format", "sites", "data", "data_sha256", "mask"),
+    *("model", "model_sha256", "storage_format", "sites", "data", "data_sha256", "mask", "noisy"),
     *("bit_mask", "provider", "machine", "noise_model", "metric_name", "measured"),
     *("library_version", "onnxruntime_version", "cpu", "host", "sweep"),
 )

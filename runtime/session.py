@@ -16,7 +16,17 @@ from ..ortops import noise_inputs
 from ..ortops.errors import InputError
 from .model_file import check_model_path, model_sha256
 from .onnx_file import read_stores
-from .sites import Site, confirm_sites, one_line, read_normalization, read_sites
+from .ort_session import SessionMaker, custom_libraries, provider_names
+from .sites import (
+    Site,
+    confirm_sites,
+    one_line,
+    read_normalization,
+    read_sites,
+    site_masks,
+    typed_sites,
+)
+from .trial_sessions import trial_sessions
 
 __all__ = ["NoisySession", "Site"]
 
@@ -29,7 +39,6 @@ _NUMPY_TYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
-_SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NOISE_TYPES = {
     noise_inputs.BIT_ERROR_RATE: "tensor(double)",
     noise_inputs.BIT_MASK: "tensor(uint64)",
@@ -49,6 +58,9 @@ class NoisySession:
         None: the CPU.
     threads : int, optional
         Threads inside one operator; None: ONNX Runtime's choice.
+    custom_op_libraries : sequence of path
+        Libraries of the model's other custom operators. That of onnxruntime-extensions is found
+        where it is installed.
 
     Attributes
     ----------
@@ -75,6 +87,10 @@ class NoisySession:
     threads : int or None
     run_seconds : float
         Time spent inside ONNX Runtime's ``run`` so far, in seconds.
+    prepare_seconds : float
+        Time spent on applying the noise of weights and biases so far, in seconds.
+    prepared_sites : tuple of int
+        Sites whose noise is applied in this way.
     inferences : int
         Samples run so far.
 
@@ -82,8 +98,15 @@ class NoisySession:
     ------
     InputError
         The file is missing or no ONNX model, has no sites, is of another noise model, lacks a
-        noise input, or its metadata contradict its graph; or a provider is unknown or does not
-        start.
+        noise input, or its metadata contradict its graph; or a provider or a library of custom
+        operators is unknown or does not start.
+
+    Notes
+    -----
+    Weights and biases are written once in a trial. Their noise is applied to the initializers
+    before the trial's first run, in a session of its own, and has the bits that the graph's own
+    stores give: they stay constants, and cost nothing in a run. As long as seed, rates and masks
+    give the same flips in them, that session is used again.
     """
 
     def __init__(
@@ -91,16 +114,22 @@ class NoisySession:
         path: str | os.PathLike[str],
         providers: Sequence[str] | str | None = None,
         threads: int | None = None,
+        custom_op_libraries: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         self.path = check_model_path(path)
         if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
             raise InputError(f"threads: expected a positive integer, got {threads!r}")
         self.threads = threads
-        self._session = _create(self.path, _provider_names(providers), threads)
+        names = provider_names(providers)
+        libraries = custom_libraries(self.path, custom_op_libraries)
+        maker = SessionMaker(self.path, names, threads, libraries)
+        self._trials = trial_sessions(maker)
+        self._session = maker.from_file() if self._trials is None else self._trials.clean
         self.provider: str = self._session.get_providers()[0]
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.sites = read_sites(metadata, self.path)
-        self.sizes_confirmed = confirm_sites(self.sites, read_stores(self.path), self.path)
+        sites, stores = read_sites(metadata, self.path), read_stores(self.path)
+        self.sizes_confirmed = confirm_sites(sites, stores, self.path)
+        self.sites = typed_sites(sites, stores)
         self.normalization = read_normalization(metadata, self.path)
         self._check_noise_inputs()
         inputs = [i for i in self._session.get_inputs() if i.name not in _NOISE_TYPES]
@@ -117,6 +146,16 @@ class NoisySession:
         self.run_seconds = 0.0
         self.inferences = 0
         self._sha256 = ""
+
+    @property
+    def prepare_seconds(self) -> float:
+        """Time spent on applying the noise of weights and biases so far, in seconds."""
+        return 0.0 if self._trials is None else self._trials.seconds
+
+    @property
+    def prepared_sites(self) -> tuple[int, ...]:
+        """Sites whose noise is applied before a trial's runs."""
+        return () if self._trials is None else self._trials.sites
 
     @property
     def model_sha256(self) -> str:
@@ -147,8 +186,9 @@ class NoisySession:
             Input as the network takes it (already normalised).
         bit_error_rate : float, (p01, p10), or array_like [sites, 2]
             Probabilities that a stored 0 reads as 1 and a stored 1 as 0 (paper, eq. 3).
-        bit_mask : int, array_like of int [sites], or None
-            Bits that may flip; None: all.
+        bit_mask : int, str, array_like of int or str [sites], or None
+            Bits that may flip, as numbers or by name (`noisystore.ortops.bit_mask`: each site's
+            format gives a name its bits); None: all.
         seed : int
             Of this trial; 64 bits.
         sample_index : int or array_like of int [N]
@@ -185,10 +225,9 @@ class NoisySession:
         InputError
             One of them is bad.
         """
-        sites = len(self.sites)
         return {
-            noise_inputs.BIT_ERROR_RATE: noise_inputs.rate_table(bit_error_rate, sites),
-            noise_inputs.BIT_MASK: noise_inputs.mask_table(bit_mask, sites),
+            noise_inputs.BIT_ERROR_RATE: noise_inputs.rate_table(bit_error_rate, len(self.sites)),
+            noise_inputs.BIT_MASK: site_masks(bit_mask, self.sites),
             noise_inputs.SEED: noise_inputs.seed_array(seed),
         }
 
@@ -214,12 +253,19 @@ class NoisySession:
         Raises
         ------
         InputError
-            ONNX Runtime fails.
+            ONNX Runtime fails, or a parameter's noise cannot be applied.
         """
         feeds[noise_inputs.SAMPLE_INDEX] = index
+        session = self._session
+        if self._trials is not None:
+            session = self._trials.session(
+                feeds[noise_inputs.BIT_ERROR_RATE],
+                feeds[noise_inputs.BIT_MASK],
+                feeds[noise_inputs.SEED],
+            )
         start = time.perf_counter()
         try:
-            outputs = self._session.run(None, feeds)
+            outputs = session.run(None, feeds)
         except Exception as error:
             raise InputError(f"model {self.path}: ONNX Runtime: {one_line(error)}") from None
         finally:
@@ -283,48 +329,6 @@ class NoisySession:
                     f"model {self.path}: input {name}: expected shape {shape} for {sites} sites, "
                     f"got {list(found[name].shape)}"
                 )
-
-
-def _provider_names(providers: Sequence[str] | str | None) -> list[str]:
-    import onnxruntime
-
-    if providers is None:
-        return ["CPUExecutionProvider"]
-    wanted = [providers] if isinstance(providers, str) else list(providers)
-    names = [_SHORT_PROVIDERS.get(str(name).lower(), str(name)) for name in wanted]
-    available = onnxruntime.get_available_providers()
-    for name in names:
-        if name not in available:
-            raise InputError(f"execution provider: expected one of {available}, got {name}")
-    if not names:
-        raise InputError(f"execution provider: expected one of {available}, got none")
-    return names
-
-
-def _create(path: Path, providers: list[str], threads: int | None) -> Any:
-    import onnxruntime
-
-    from .. import ortops
-
-    options = onnxruntime.SessionOptions()
-    # At the default level every overridable initializer prints a warning.
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = int(threads)
-    ortops.register(options)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        raise InputError(
-            f"model {path}: expected an ONNX model that ONNX Runtime "
-            f"{onnxruntime.__version__} loads: {one_line(error)}"
-        ) from None
-    if session.get_providers()[0] != providers[0]:
-        raise InputError(
-            f"execution provider {providers[0]} does not start here: "
-            f"ONNX Runtime offers {session.get_providers()} instead"
-        )
-    return session
 
 
 def _shape(shape: Sequence[Any]) -> tuple[int | None, ...]:

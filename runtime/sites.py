@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..ortops import noise_inputs
+from ..ortops.bit_masks import mask_name
 from ..ortops.errors import InputError
-from ..ortops.formats import STORAGE_FORMATS
+from ..ortops.formats import STORAGE_FORMATS, WORD_FORMATS
 from .onnx_file import Store
-
-_NARROW = {"int4": 4, "uint4": 4}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Site:
         -1: the tensor has no batch axis in front.
     op : str
         What computed the tensor, for people to read.
+    element_type : str
+        Of the tensor, as the graph states it; empty: not known.
     """
 
     site: int
@@ -52,11 +54,19 @@ class Site:
     bits_per_word: int
     rows_per_sample: int
     op: str = ""
+    element_type: str = ""
+
+    @property
+    def word_format(self) -> str | None:
+        """Name of the words' format, which gives a mask's name its bits; None: not known."""
+        named = self.storage_format if self.storage_format != "native" else self.element_type
+        return named or None
 
     @property
     def noisy_bits(self) -> int:
         """Bits of a word that can flip: fewer than the word's where the format is narrower."""
-        return _NARROW.get(self.storage_format, self.bits_per_word)
+        word = WORD_FORMATS.get(self.word_format or "")
+        return self.bits_per_word if word is None else word.noisy_bits
 
 
 def read_sites(metadata: Mapping[str, str], path: Path) -> list[Site]:
@@ -76,7 +86,7 @@ def read_sites(metadata: Mapping[str, str], path: Path) -> list[Site]:
     if noise_inputs.SITES_KEY not in metadata:
         raise InputError(
             f"model {path}: expected sites, got a model without any: "
-            "add them with `noisystore export`"
+            "add them with `noisystore export` or `noisystore annotate`"
         )
     version = metadata.get(noise_inputs.NOISE_MODEL_KEY)
     if version != noise_inputs.NOISE_MODEL:
@@ -123,6 +133,70 @@ def _integer(record: Mapping[str, Any], name: str, least: int) -> int:
     if type(value) is not int or not least <= value < 1 << 62:
         raise ValueError(f"{name}: expected an integer of {least} or more, got {value!r}")
     return value
+
+
+def typed_sites(sites: Sequence[Site], stores: Sequence[Store]) -> list[Site]:
+    """Return the sites with the element types that the graph states.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        Ordered by number.
+    stores : sequence of Store
+        Of the same file, one a site.
+    """
+    types = {store.site: store.element_type or "" for store in stores}
+    return [replace(site, element_type=types[site.site]) for site in sites]
+
+
+def site_masks(bit_mask: Any, sites: Sequence[Site]) -> npt.NDArray[np.uint64]:
+    """Return the bits that a mask argument means at every site.
+
+    Parameters
+    ----------
+    bit_mask : int, str, array_like of int or str [sites], or None
+        Numbers, or names that each site's own format gives its bits
+        (`noisystore.ortops.bit_mask`); None: every bit.
+    sites : sequence of Site
+
+    Returns
+    -------
+    numpy.ndarray of uint64, shape [sites]
+
+    Raises
+    ------
+    InputError
+        Another length, no mask, or a name that selects no bit at a site.
+    """
+    return noise_inputs.mask_table(bit_mask, len(sites), [site.word_format for site in sites])
+
+
+def named_mask(bit_mask: Any, sites: Sequence[Site]) -> tuple[str, int | list[int] | None]:
+    """Return the label of a mask argument, and its bits as numbers.
+
+    Parameters
+    ----------
+    bit_mask, sites
+        As `site_masks` takes them.
+
+    Returns
+    -------
+    (str, int or list of int [sites] or None)
+        A name in its one spelling or a number in hexadecimal, several joined by commas where the
+        sites differ; and one number, or one a site, or None for every bit.
+
+    Raises
+    ------
+    InputError
+        As `site_masks`.
+    """
+    masks = [int(mask) for mask in site_masks(bit_mask, sites)]
+    given = ["all" if bit_mask is None else bit_mask] if np.ndim(bit_mask) == 0 else list(bit_mask)
+    labels = [mask_name(v) if isinstance(v, str) else hex(int(v)) for v in given]
+    label = labels[0] if len(set(labels)) == 1 else ",".join(labels)
+    if label == "all":
+        return label, None
+    return label, masks[0] if len(set(masks)) == 1 else masks
 
 
 def confirm_sites(sites: Sequence[Site], stores: Sequence[Store], path: Path) -> bool:

@@ -38,9 +38,11 @@ enum noisystore_type {
 typedef struct noisystore_call {
   uint32_t struct_size;
   int32_t type;               /* enum noisystore_type: element type of x and y */
-  const char* storage_format; /* "native" or NULL, or the tensor's own type by name */
-  float scale;                /* integer storage formats only */
-  int32_t zero_point;         /* integer storage formats only */
+  const char* storage_format; /* "native" or NULL: the element type itself; for a float type also
+                                 float16, bfloat16, float32, float64, float8e4m3fn, float8e5m2,
+                                 int8, uint8, int4 or uint4; for an integer type its own name */
+  float scale;                /* of a float stored as an integer: finite, above 0 */
+  int32_t zero_point;         /* of a float stored as an integer: within the format's range */
   const int64_t* shape;       /* rank extents; axis 0 runs over the batch */
   uint32_t rank;
   uint32_t site;
@@ -50,7 +52,7 @@ typedef struct noisystore_call {
   uint64_t sample_index_count;
   double p01;        /* probability that a stored 0 is read as 1 */
   double p10;        /* probability that a stored 1 is read as 0 */
-  uint64_t bit_mask; /* set bits may flip; only the word's low bits count */
+  uint64_t bit_mask; /* set bits may flip; only the stored word's low bits count */
   int64_t seed;
 } noisystore_call;
 

@@ -2,11 +2,10 @@
 // Checks of a call's description, and its geometry: samples, elements, blocks.
 #include "checked_call.h"
 
+#include <cfloat>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-
-#include "storage_format.h"
 
 namespace noisystore {
 namespace {
@@ -41,6 +40,16 @@ bool geometry(const noisystore_call& in, Call& call, Message& message) {
   return true;
 }
 
+bool is_native(const char* storage_format) {
+  return storage_format == nullptr || std::strcmp(storage_format, "native") == 0;
+}
+
+bool check_rows(std::int64_t rows_per_sample, Message& message) {
+  if (rows_per_sample >= -1) return true;
+  return message.set("rows_per_sample: expected -1, 0 or a positive number, got %lld",
+                     static_cast<long long>(rows_per_sample));
+}
+
 bool bad_rate(double rate) { return !(rate >= 0 && rate <= 1); }
 
 }  // namespace
@@ -53,33 +62,47 @@ bool Message::set(const char* format, ...) {
   return false;
 }
 
-bool check_format(std::int32_t type, const char* storage_format, std::int64_t rows_per_sample,
-                  Message& message) {
-  const TypeName* known = find_type(type);
-  if (known == nullptr) {
+bool check_site(const char* storage_format, float scale, std::int32_t zero_point,
+                std::int64_t rows_per_sample, Message& message) {
+  Storage storage;
+  return find_storage(NOISYSTORE_FLOAT, storage_format, scale, zero_point, storage, message) &&
+         check_rows(rows_per_sample, message);
+}
+
+bool find_storage(std::int32_t type, const char* storage_format, float scale,
+                  std::int32_t zero_point, Storage& storage, Message& message) {
+  if (!find_type(type, storage.type)) {
     return message.set(
         "X: element type %d is not supported; expected float32, float64, float16, bfloat16, "
         "int8, uint8 or int32",
         type);
   }
-  if (storage_format != nullptr && !is_format(storage_format)) {
+  storage.format = storage.type;
+  if (is_native(storage_format)) return true;
+  const FormatInfo& own = info(storage.type);
+  if (!find_format(storage_format, storage.format)) {
     return message.set(
-        "storage_format: unknown format '%.40s'; expected native, float32, float64, float16, "
-        "bfloat16, int8 or uint8",
+        "storage_format: unknown format '%.40s'; expected native, float16, bfloat16, float32, "
+        "float64, float8e4m3fn, float8e5m2, int8, uint8, int4 or uint4",
         storage_format);
   }
-  if (storage_format != nullptr && std::strcmp(storage_format, "native") != 0 &&
-      std::strcmp(storage_format, known->name) != 0) {
+  if (own.is_integer() && storage.converts()) {
+    const bool named = storage.type != Format::kInt32;
     return message.set(
-        "storage_format: this version does not store a %s tensor as '%s'; "
-        "expected native%s%s",
-        known->name, storage_format, is_format(known->name) ? " or " : "",
-        is_format(known->name) ? known->name : "");
+        "storage_format: a tensor of %s is stored as it is; expected native%s%s, got '%s'",
+        own.name, named ? " or " : "", named ? own.name : "", storage_format);
   }
-  if (rows_per_sample < -1) {
-    return message.set("rows_per_sample: expected -1, 0 or a positive number, got %lld",
-                       static_cast<long long>(rows_per_sample));
+  const FormatInfo& format = info(storage.format);
+  if (!storage.converts() || !format.is_integer()) return true;
+  if (!(scale > 0 && scale <= FLT_MAX)) {
+    return message.set("scale: expected a finite number above 0 for %s, got %g", format.name,
+                       static_cast<double>(scale));
   }
+  if (zero_point < format.lowest || zero_point > format.highest) {
+    return message.set("zero_point: expected an integer from %d to %d for %s, got %d",
+                       format.lowest, format.highest, format.name, zero_point);
+  }
+  storage.quantization = {scale, zero_point, format.lowest, format.highest};
   return true;
 }
 
@@ -89,8 +112,8 @@ bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& 
                        in.struct_size, sizeof(noisystore_call));
   }
   if (in.rank > 0 && in.shape == nullptr) return message.set("X: no shape is given");
-  if (!check_format(in.type, in.storage_format, in.rows_per_sample, message) ||
-      !geometry(in, call, message)) {
+  if (!find_storage(in.type, in.storage_format, in.scale, in.zero_point, call.storage, message) ||
+      !check_rows(in.rows_per_sample, message) || !geometry(in, call, message)) {
     return false;
   }
   if (bad_rate(in.p01) || bad_rate(in.p10)) {
@@ -113,19 +136,17 @@ bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& 
       call.sample_index_is_list = true;
     }
   }
-  const unsigned word_bits = find_type(in.type)->word_bits;
+  const FormatInfo& format = info(call.storage.format);
+  const std::uint64_t can_flip = ~std::uint64_t{0} >> (64 - format.noisy_bits);
   const bool upper_bound = count_only && (in.p01 >= kDenseRate || in.p10 >= kDenseRate);
   const double larger = in.p01 > in.p10 ? in.p01 : in.p10;
-  make_sampler(upper_bound ? larger : in.p01, upper_bound ? larger : in.p10, word_bits, in.bit_mask,
-               in.seed, in.site, call.sampler);
-  call.blocks_per_sample = 1;
-  if (call.sampler.regime != Regime::kNone) {
-    const std::uint64_t size = block_elements(call.sampler);
-    call.blocks_per_sample = call.elements / size + (call.elements % size != 0);
-    if (call.blocks_per_sample > kMaxBlocks) {
-      return message.set("X: a sample of %llu elements needs more than 2^32 blocks",
-                         static_cast<unsigned long long>(call.elements));
-    }
+  make_sampler(upper_bound ? larger : in.p01, upper_bound ? larger : in.p10, format.word_bits,
+               in.bit_mask & can_flip, in.seed, in.site, call.sampler);
+  const std::uint64_t size = block_elements(call.sampler);
+  call.blocks_per_sample = call.elements / size + (call.elements % size != 0);
+  if (call.blocks_per_sample > kMaxBlocks && call.sampler.regime != Regime::kNone) {
+    return message.set("X: a sample of %llu elements needs more than 2^32 blocks",
+                       static_cast<unsigned long long>(call.elements));
   }
   return true;
 }

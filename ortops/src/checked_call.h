@@ -15,9 +15,13 @@ struct Message {
   bool set(const char* format, ...) __attribute__((format(printf, 2, 3)));  // returns false
 };
 
-// What a site fixes; checked once, when a kernel is made.
-bool check_format(std::int32_t type, const char* storage_format, std::int64_t rows_per_sample,
-                  Message& message);
+// How a tensor of a type (enum noisystore_type) is stored; a null format name is "native".
+bool find_storage(std::int32_t type, const char* storage_format, float scale,
+                  std::int32_t zero_point, Storage& storage, Message& message);
+
+// What a site fixes, for any tensor type; checked once, when a kernel is made.
+bool check_site(const char* storage_format, float scale, std::int32_t zero_point,
+                std::int64_t rows_per_sample, Message& message);
 
 // Fills `call`; false with a message where the description is bad.
 // `count_only`: no words will be read, so unequal dense rates are replaced by the larger one.

@@ -160,7 +160,7 @@ NOISYSTORE_HD std::uint32_t noisy_lanes(const Sampler& s, int part) {
   return s.word_bits == 8 ? mask * 0x01010101u : mask;
 }
 
-// Elements in one block (sparse) or group (dense).
+// Elements in one block (sparse, or nothing flips) or group (dense).
 NOISYSTORE_HD std::uint64_t block_elements(const Sampler& s) {
   return s.regime == Regime::kDense ? kGroupBits / s.word_bits : std::uint64_t{1} << s.block_log2;
 }

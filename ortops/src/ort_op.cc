@@ -11,7 +11,6 @@
 
 #include "checked_call.h"
 #include "ort_abi.h"
-#include "storage_format.h"
 
 namespace noisystore {
 namespace {
@@ -90,13 +89,10 @@ OrtStatus* read_attributes(const ort::KernelInfo* info, Kernel& kernel) {
     RETURN_IF_ERROR(ort::KernelInfoGetAttribute_string(api, info, "storage_format",
                                                        kernel.storage_format, &size));
   }
-  if (!is_format(kernel.storage_format)) {
-    Message problem;
-    problem.set("attribute 'storage_format': unknown format '%s'", kernel.storage_format);
+  Message problem;
+  if (!check_site(kernel.storage_format, kernel.scale, kernel.zero_point, kernel.rows_per_sample,
+                  problem)) {
     return fail(api, kernel.node, problem.text);
-  }
-  if (kernel.rows_per_sample < -1) {
-    return fail(api, kernel.node, "attribute 'rows_per_sample': expected -1, 0 or more");
   }
   return nullptr;
 }

@@ -85,6 +85,7 @@ void make_sampler(double p01, double p10, unsigned word_bits, std::uint64_t bit_
   const double p = p01 > p10 ? p01 : p10;
   if (p == 0 || s.noisy_bits == 0) {
     s.regime = Regime::kNone;
+    s.block_log2 = kMaxBlockLog2;  // only for splitting the work
   } else if (p < kDenseRate) {
     s.regime = Regime::kSparse;
     plan_sparse(s, p01, p10, p);

@@ -26,11 +26,16 @@ struct Candidates {
 // Flips words in memory.
 struct FlipSink {
   unsigned char* words;
+  std::uint64_t origin;  // the element, counted from the tensor's start, of the first word
+
+  FORCE_INLINE unsigned char* word_of(const Sampler& s, std::uint64_t element) const {
+    return words + (element - origin) * s.word_bits / 8;
+  }
 
   // Dense: the flips of sixteen whole groups.
   FORCE_INLINE void whole_groups(const Sampler& s, std::uint64_t, std::uint64_t first,
                                  const Vec flips[4]) {
-    xor_groups(words + first * s.word_bits / 8, flips);
+    xor_groups(word_of(s, first), flips);
   }
 
   // Candidate i lies on `bit` of the four bytes at `at`.
@@ -51,7 +56,7 @@ struct FlipSink {
   template <bool kSymmetric>
   FORCE_INLINE void whole_tile(const Sampler& s, const Lanes& lanes,
                                const Candidates<kSymmetric>& found) {
-    unsigned char* tile = words + lanes.first[0] * s.word_bits / 8;
+    unsigned char* tile = word_of(s, lanes.first[0]);
     if (s.noisy_bits == s.word_bits) {
       for (int i = 0; i < found.used; ++i) {
         const std::uint32_t bit = found.position[i];
@@ -91,7 +96,7 @@ struct FlipSink {
   }
 
   void flip_candidate(const Sampler& s, std::uint64_t element, unsigned bit, std::uint64_t a) {
-    const std::uint64_t at = element * s.word_bits + bit;
+    const std::uint64_t at = (element - origin) * s.word_bits + bit;
     if (s.symmetric || stands(s, words[at >> 3] >> (at & 7) & 1, a)) flip_bit(words, at);
   }
 
@@ -99,8 +104,7 @@ struct FlipSink {
     for (int l = 0; l < kLanes; ++l) {
       std::uint32_t part[4] = {0, 0, 0, 0};
       if (lanes.count[l] > 0) {
-        std::memcpy(part, words + lanes.first[l] * s.word_bits / 8,
-                    lanes.count[l] * s.word_bits / 8);
+        std::memcpy(part, word_of(s, lanes.first[l]), lanes.count[l] * s.word_bits / 8);
       }
       for (int i = 0; i < 4; ++i) stored[i][l] = part[i];
     }
@@ -108,7 +112,7 @@ struct FlipSink {
 
   FORCE_INLINE void group(const Sampler& s, std::uint64_t, std::uint64_t first, std::uint64_t count,
                           const Vec flips[4], int l) {
-    flip_group(words + first * s.word_bits / 8, count * s.word_bits / 8, GroupFlips(flips, l));
+    flip_group(word_of(s, first), count * s.word_bits / 8, GroupFlips(flips, l));
   }
 };
 

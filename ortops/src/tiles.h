@@ -321,8 +321,9 @@ FORCE_INLINE void dense_range(const Call& call, std::uint64_t first, std::uint64
   while (pending.used > 0) finish_pending<kSymmetric>(call, pending, usual, sink);
 }
 
-void flip(const Call& call, unsigned char* words, std::uint64_t first, std::uint64_t last) {
-  FlipSink sink{words};
+void flip(const Call& call, unsigned char* words, std::uint64_t origin, std::uint64_t first,
+          std::uint64_t last) {
+  FlipSink sink{words, origin};
   const bool sparse = call.sampler.regime == Regime::kSparse;
   if (call.sampler.symmetric) {
     sparse ? sparse_flip_range<true>(call, first, last, sink)

@@ -25,4 +25,6 @@ inline Checks checks;
 
 void test_known_answers(const char* path);
 void test_agreement();
+void test_conversions();
+void test_storage();
 void test_c_api();

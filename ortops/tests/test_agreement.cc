@@ -57,7 +57,7 @@ void check(const Setting& setting, std::mt19937_64& random) {
     std::vector<unsigned char> words = input;
     for (std::uint64_t at = 0; at < call.blocks();) {
       const std::uint64_t to = std::min(call.blocks(), at + 1 + random() % 70);
-      (*kernels)->flip(call, words.data(), at, to);
+      (*kernels)->flip(call, words.data(), 0, at, to);
       at = to;
     }
     CHECK(words == expected, "%s: %lld x %lld of %u bits, p = %g, %g, mask %llx", (*kernels)->name,

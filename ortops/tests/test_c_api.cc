@@ -58,6 +58,21 @@ void test_c_api() {
     CHECK(noisystore_samples(&good.call) == 4, "samples");
     for (const std::int64_t n : flips) CHECK(n > 1400 && n < 1800, "flips of a sample");
   }
+  {
+    Example stored;
+    stored.call.storage_format = "int4";
+    stored.call.scale = 0.5f;
+    stored.call.p10 = 0.0;
+    stored.call.p01 = 1.0;
+    std::vector<float> x(400, 1.2f), y(400);
+    char message[200] = "";
+    CHECK(noisystore_apply(&stored.call, x.data(), y.data(), message, sizeof message) == 0, "%s",
+          message);
+    for (const float value : y) CHECK(value == -0.5f, "1111 is -1: %g", static_cast<double>(value));
+    std::int64_t flips[4];
+    CHECK(noisystore_count_flips(&stored.call, flips, message, sizeof message) == 0, "%s", message);
+    for (const std::int64_t n : flips) CHECK(n == 400, "four noisy bits an element");
+  }
   CHECK(noisystore_noise_model() == 1, "noise model");
   CHECK(std::strcmp(noisystore_version(), NOISYSTORE_VERSION) == 0, "version");
   Example e;
@@ -76,6 +91,27 @@ void test_c_api() {
   e.call.type = NOISYSTORE_FLOAT;
   e.call.storage_format = "float12";
   refused(e.call, "unknown format 'float12'");
+  e.call.storage_format = "int8";
+  e.call.scale = 1.0f;
+  for (const int bad : {-129, 128}) {
+    e.call.zero_point = bad;
+    refused(e.call, "zero_point: expected an integer from -128 to 127 for int8, got");
+  }
+  e.call.zero_point = 0;
+  for (const double bad : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    e.call.scale = static_cast<float>(bad);
+    refused(e.call, "scale: expected a finite number above 0 for int8");
+  }
+  e.call.storage_format = "uint4";
+  e.call.scale = 0.5f;
+  e.call.zero_point = 16;
+  refused(e.call, "zero_point: expected an integer from 0 to 15 for uint4, got 16");
+  e.call.storage_format = "float16";
+  e.call.type = NOISYSTORE_INT32;
+  refused(e.call, "a tensor of int32 is stored as it is; expected native, got 'float16'");
+  e.call.type = NOISYSTORE_INT8;
+  refused(e.call, "a tensor of int8 is stored as it is; expected native or int8, got 'float16'");
+  e.call.type = NOISYSTORE_FLOAT;
   e.call.storage_format = nullptr;
   e.call.rows_per_sample = 3;
   refused(e.call, "no multiple of rows_per_sample");

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import positive, print_json, progress, table
+from .common import add_custom_ops, positive, print_json, progress, table
 
 HELP = "time the operator and the harness on this machine"
 DESCRIPTION = """\
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="of --model (default: ONNX Runtime's choice)"
     )
+    add_custom_ops(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
             clean=args.clean,
             batch=args.batch_size,
             threads=args.threads,
+            custom_op_libraries=args.custom_ops,
             quick=args.quick,
         )
     progress("operator ...")
@@ -115,6 +117,8 @@ def text(result: dict[str, Any]) -> str:
             f"harness: a sweep takes {model['harness']['ratio']:.3f} x the time of its ONNX "
             f"Runtime runs ({model['harness']['seconds']:.1f} s)",
         ]
+        if model["prepare_ms"] is not None:
+            lines.append(f"noise of weights and biases: {model['prepare_ms']:.1f} ms a trial")
     seconds = result["import_seconds"]
     lines += [
         "",

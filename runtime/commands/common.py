@@ -14,6 +14,12 @@ from typing import Any
 
 from ...ortops.errors import InputError
 
+#: Normalizations by name: mean and standard deviation of the channels, on x / 255.
+NORMALIZATIONS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
 
 def positive(text: str) -> int:
     """Argument type: an integer of 1 or more."""
@@ -57,6 +63,36 @@ def rate(text: str) -> float:
     return value
 
 
+def normalization(text: str) -> Any:
+    """Argument type: the normalization of images."""
+    if text == "none":
+        return text
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    mean, slash, std = text.partition("/")
+    try:
+        values = tuple(tuple(float(v) for v in part.split(",")) for part in (mean, std))
+    except ValueError:
+        values = ()
+    if not slash or not values or len(values[0]) != len(values[1]):
+        raise argparse.ArgumentTypeError(
+            f"expected {', '.join(NORMALIZATIONS)}, none or M,M,M/S,S,S (mean and standard "
+            f"deviation of each channel, on x / 255), got {text!r}"
+        )
+    return values
+
+
+def add_normalization(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names the normalization of uint8 images."""
+    parser.add_argument(
+        "--normalization",
+        type=normalization,
+        default=None,
+        metavar="NORM",
+        help="of uint8 images: cifar10, imagenet, none or M,M,M/S,S,S (default: the model's)",
+    )
+
+
 def bounded(low: float, high: float, name: str) -> Callable[[str], float]:
     """Argument type: a number between two others, both excluded."""
 
@@ -72,6 +108,18 @@ def bounded(low: float, high: float, name: str) -> Callable[[str], float]:
         return value
 
     return convert
+
+
+def add_custom_ops(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names libraries of the model's other custom operators."""
+    parser.add_argument(
+        "--custom-ops",
+        action="append",
+        default=[],
+        metavar="LIB",
+        help="library of other custom operators that the model uses; may be repeated "
+        "(onnxruntime-extensions is found by itself)",
+    )
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:

@@ -11,7 +11,7 @@ HELP = "export a PyTorch model to ONNX with noisy memory sites"
 DESCRIPTION = """\
 Export a model with a NoisyStore operator at every site. With all rates 0, the default, the file
 computes what the model computes; `noisystore sweep` sets the rates."""
-EXAMPLE = "noisystore export vgg-a --weights vgg-a.safetensors --sites activation -o vgg-a.onnx"
+EXAMPLE = "noisystore export vgg-a --weights vgg-a.safetensors --sites weight,bias -o vgg-a.onnx"
 
 #: What `noisystore.export` imports.
 EXPORT_MODULES = ("torch", "onnx", "onnxscript", "safetensors")
@@ -33,14 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sites",
         default="activation",
         metavar="KIND[,KIND]",
-        help="what lies in noisy memory: activation, layer, input, or patterns of "
-        "module names (default: %(default)s)",
+        help="what lies in noisy memory: activation, layer, input, weight, bias, or patterns of "
+        "module and parameter names such as features.* and *.weight; none: the plain model, for "
+        "quantize and annotate (default: %(default)s)",
     )
     parser.add_argument(
         "--storage-format",
         default="native",
         metavar="F",
-        help="how values lie in memory (default: %(default)s, the tensor's type)",
+        help="how values lie in memory, or KIND=F[,KIND=F] for some of activation, input, weight "
+        "and bias (default: %(default)s, the tensor's type)",
     )
     parser.add_argument(
         "--width",
@@ -79,16 +81,15 @@ def run(args: argparse.Namespace) -> int:
         storage_format=args.storage_format,
     )
     if args.json:
-        print_json(
-            {
-                "path": str(result.path),
-                "sites": result.sites,
-                "bits_per_sample": result.bits_per_sample,
-            }
-        )
+        print_json(result.as_dict())
+    elif not result.sites:
+        print(f"wrote {result.path}: the plain model, without sites")
     else:
+        parameters = (
+            f", {result.parameter_bits:,} of weights and biases" if result.parameter_bits else ""
+        )
         print(
             f"wrote {result.path}: {len(result.sites)} sites, {result.bits_per_sample:,} noisy "
-            "bits per sample"
+            f"bits per sample{parameters}"
         )
     return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 
+from ...ortops.bit_masks import mask_name
 from ...ortops.errors import InputError
-from .common import check_plot, positive, print_json, progress, seed
+from .common import add_custom_ops, check_plot, positive, print_json, progress, seed
 
 HELP = "measure accuracy against bit error rate"
 DESCRIPTION = """\
@@ -20,7 +21,11 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL.onnx", help="annotated graph (`noisystore export`)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL.onnx",
+        help="annotated graph (`noisystore export`, `annotate`, `quantize`)",
+    )
     parser.add_argument(
         "--data", required=True, metavar="D", help="cifar10:DIR, npz:FILE, digits or images:DIR"
     )
@@ -41,11 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=positive, metavar="N", help="the first N images (default: all)"
     )
     parser.add_argument(
+        "--noisy",
+        metavar="SITES",
+        help="sites that have the rates: activation, weight, bias, input, names, patterns or "
+        "numbers, separated by commas (default: all without a fixed rate)",
+    )
+    parser.add_argument(
+        "--fixed-rate",
+        type=fixed_rate,
+        action="append",
+        default=[],
+        metavar="SITES=R",
+        help="rate, or P01/P10, that other sites keep throughout, such as weight=1e-6; may be "
+        "repeated (default: 0)",
+    )
+    parser.add_argument(
         "--mask",
         type=parse_mask,
         default="all",
         metavar="M",
-        help="noisy bits of a word: all, or a number such as 0x7f800000 (default: %(default)s)",
+        help="noisy bits of a word: all, sign, exponent, mantissa, msb:9-31 (0 is the top bit), "
+        "exponent:3- (the 3rd exponent bit and all below) or 0x7f800000; a comma list has one a "
+        "site (default: %(default)s)",
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument(
@@ -63,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="execution provider: cpu, cuda, or its full name (default: cpu)",
     )
+    add_custom_ops(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -75,26 +98,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_mask(text: str) -> tuple[str, int | None]:
-    """Turn a mask argument into its name and its value (None: all bits).
+def fixed_rate(text: str) -> tuple[str, tuple[float, float]]:
+    """Turn SITES=R, or SITES=P01/P10, into the sites and their rates.
 
     Raises
     ------
     argparse.ArgumentTypeError
-        Neither ``all`` nor a number from 0x1 to 2^64 - 1.
+        Another form, or a rate outside [0, 1].
     """
-    if text == "all":
-        return "all", None
+    from ..rates import parse_rates
+
+    sites, _, rate = text.rpartition("=")
     try:
-        value = int(text, 16) if text.lower().startswith("0x") else -1
-    except ValueError:
-        value = -1
-    if not 0 < value < 1 << 64:
+        pairs = parse_rates(rate)
+    except InputError:
+        pairs = []
+    if not sites or len(pairs) != 1:
         raise argparse.ArgumentTypeError(
-            "expected all, or the noisy bits as a hexadecimal number from 0x1 to "
-            f"0xffffffffffffffff, got {text!r}"
+            "expected SITES=R or SITES=P01/P10 with rates from 0 to 1, such as weight=1e-6, "
+            f"got {text!r}"
         )
-    return hex(value), value
+    return sites, pairs[0]
+
+
+def parse_mask(text: str) -> str | list[str]:
+    """Turn a mask argument into a name, or one a site, in their one spelling.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        No name of a mask.
+    """
+    try:
+        names = [mask_name(name) for name in text.split(",")]
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("bit mask: ")) from None
+    return names[0] if len(names) == 1 else names
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,19 +141,20 @@ def run(args: argparse.Namespace) -> int:
     from ..sweep import sweep
 
     check_plot(args.plot)
-    name, mask = args.mask
     summary = sweep(
         args.model,
         args.data,
         args.rates,
         trials=args.trials,
         images=args.images,
-        bit_mask=mask,
-        mask_name=name,
+        noisy=args.noisy,
+        fixed_rates=_fixed_rates(args.fixed_rate),
+        bit_mask=args.mask,
         seed=args.seed,
         batch_size=args.batch_size,
         providers=args.provider,
         threads=args.threads,
+        custom_op_libraries=args.custom_ops,
         results=args.output,
         progress=True,
     )
@@ -132,9 +172,11 @@ def run(args: argparse.Namespace) -> int:
         "seconds": summary.seconds,
         "inferences": summary.inferences,
         "run_seconds": summary.run_seconds,
+        "prepare_seconds": summary.prepare_seconds,
         "skipped": summary.skipped,
         "measured": summary.measured,
         "sweep": summary.sweep,
+        "noisy": summary.noisy,
         "path": args.output,
     }
     if args.json:
@@ -143,13 +185,21 @@ def run(args: argparse.Namespace) -> int:
     clean = (
         "" if summary.clean_accuracy is None else f"clean accuracy {summary.clean_accuracy:.4f}, "
     )
+    noisy = f"noisy: {summary.noisy}, " if summary.noisy else ""
     print(
-        f"{summary.rows} points in {args.output} ({summary.measured} measured now): {clean}"
+        f"{summary.rows} points in {args.output} ({summary.measured} measured now): {noisy}{clean}"
         f"{summary.images} images, {summary.inferences:,} inferences "
         f"({summary.skipped:,} skipped: no flip), {summary.seconds:.1f} s"
     )
     print(f"next: noisystore fit {args.output} --plot midpoint.png")
     return 0
+
+
+def _fixed_rates(given: list[tuple[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    rates = dict(given)
+    if len(rates) < len(given):
+        raise InputError("--fixed-rate: expected each sites once, got some twice")
+    return rates
 
 
 def _draw(points: list[dict[str, object]], path: str) -> None:

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from noisystore.ortops import reference
+from noisystore.ortops.formats import ELEMENT_TYPES
 
 PHILOX = """\
 00000000 00000000 00000000 00000000 00000000 00000000 6627e8d5 e169c58d bc57ac4c 9b00dbd8
@@ -56,6 +57,16 @@ EDGES = (  # around the regimes' border, long samples, single fields, unequal an
     (1000, 16, 0.031249999, 0.01, 0x7FFF, 14, 4, 1),
 )
 
+#: Storage formats by element type, each with scale and zero point.
+STORED = {
+    "float32": ("float16", "bfloat16", "float64", "float8e4m3fn", "float8e5m2"),
+    "float16": ("bfloat16", "float32", "float64", "float8e4m3fn", "float8e5m2"),
+    "bfloat16": ("float16", "float32", "float64", "float8e4m3fn", "float8e5m2"),
+    "float64": ("float16", "bfloat16", "float32", "float8e4m3fn", "float8e5m2"),
+}
+STORED_INTEGERS = (("int8", 0.125, 0), ("uint8", 0.07, 128), ("int4", 2.0, -1), ("uint4", 1.7, 7))
+STORED_RATES = ((0.0, 0.0), (1e-5, 1e-5), (0.002, 0.0005), (0.3, 0.05))
+
 ALL = (1 << 64) - 1
 SEED, SITE, SAMPLE = 20240112, 3, 7
 
@@ -90,6 +101,39 @@ def input_words(elements, word_bits):
     return np.array(words, dtype=np.uint64)
 
 
+def input_values(elements, element_type):
+    """Any bits at even places; at odd ones, where they are exact, multiples of 2^-19 within 16."""
+    word_bits = ELEMENT_TYPES[element_type].word_bits
+    words = input_words(elements, word_bits).astype(f"uint{word_bits}")
+    if element_type == "bfloat16":
+        return words
+    values = words.view(element_type)
+    if word_bits >= 32:
+        steps = (input_words(elements, 24).astype(np.int64) - (1 << 23))[1::2]
+        values[1::2] = steps / (1 << 19)
+    return values
+
+
+def stored_cases():
+    """Yield (elements, element_type, storage_format, scale, zero_point, p01, p10, mask)."""
+    for element_type, floats in STORED.items():
+        formats = [(name, 1.0, 0) for name in floats]
+        for storage_format, scale, zero_point in (*formats, *STORED_INTEGERS):
+            for p01, p10 in STORED_RATES:
+                elements = 40961 if 0 < p01 < 1e-4 else 1031
+                yield elements, element_type, storage_format, scale, zero_point, p01, p10, ALL
+            yield (
+                257,
+                element_type,
+                storage_format,
+                scale,
+                zero_point,
+                0.01,
+                0.01,
+                0xA5A5A5A5A5A5A5A6,
+            )
+
+
 def main():
     lines = [
         "# Known answers of noise model 1. Read by the C++ and the Python tests; written by "
@@ -114,6 +158,28 @@ def main():
         lines.append(
             f"case {elements} {bits} {p01!r} {p10!r} {mask:x} {seed} {site} {sample} "
             f"{count} {digest}"
+        )
+    lines.append(
+        "# stored elements element_type storage_format scale zero_point p01 p10 mask seed site sample "
+        "sha256 (of the output's words, little-endian)"
+    )
+    for elements, element_type, storage_format, scale, zero_point, p01, p10, mask in stored_cases():
+        out = reference.apply(
+            input_values(elements, element_type),
+            (p01, p10),
+            bit_mask=mask,
+            seed=SEED,
+            site=SITE,
+            sample_index=SAMPLE,
+            storage_format=storage_format,
+            scale=scale,
+            zero_point=zero_point,
+            rows_per_sample=-1,
+        )
+        digest = hashlib.sha256(out.astype(out.dtype.newbyteorder("<")).tobytes()).hexdigest()
+        lines.append(
+            f"stored {elements} {element_type} {storage_format} {scale!r} {zero_point} "
+            f"{p01!r} {p10!r} {mask:x} {SEED} {SITE} {SAMPLE} {digest}"
         )
     path = pathlib.Path(__file__).with_name("known_answers.txt")
     path.write_text("\n".join(lines) + "\n")

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the export tests: few threads, and sessions with the operator library."""
 
+import pathlib
+import sys
+
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
 
 from noisystore import ortops
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # helpers beside the tests
 
 
 @pytest.fixture(autouse=True)

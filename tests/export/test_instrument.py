@@ -136,8 +136,10 @@ def test_bad_arguments():
     model = Small()
     with pytest.raises(InputError, match="storage format"):
         instrument(model, storage_format="float12")
+    with pytest.raises(InputError, match="unknown kind of site 'layer'"):
+        instrument(model, storage_format="layer=float16")
     with pytest.raises(InputError, match="sites"):
-        instrument(model, sites="weight")
+        instrument(model, sites=3)
     with pytest.raises(InputError, match="already"):
         instrument(instrument(model))
     with pytest.raises(InputError, match="no site"):

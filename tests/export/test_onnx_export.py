@@ -245,7 +245,7 @@ def test_sixteen_bit_tensors_name_their_format(dtype, tmp_path):
 def test_bad_arguments(tmp_path):
     model, x = Small().eval(), torch.randn(1, 3, 6, 6)
     cases = [
-        ({"sites": "bias"}, "bias"),
+        ({"sites": "conv.bias"}, "conv.bias"),
         ({"storage_format": "float12"}, "storage format"),
         ({"normalization": "imagenet"}, "normalization"),
         ({"normalization": ([0.1], [0.0])}, "normalization"),

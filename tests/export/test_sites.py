@@ -226,8 +226,7 @@ def test_inputs_types_and_patterns():
 @pytest.mark.parametrize(
     ("request_", "word"),
     [
-        ("weight", "weight"),
-        (["activation", "bias"], "bias"),
+        ("weights", "weights"),
         ("", "empty"),
         ([], "empty"),
         (3, "3"),

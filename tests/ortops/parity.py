@@ -185,6 +185,17 @@ def check_element_type(comparison: Comparison, kind: str) -> None:
     comparison.equal(f"{kind}, default noise", clean, np.concatenate([feed, feed], axis=1))
 
 
+def check_storage_formats(comparison: Comparison) -> None:
+    """Every float type in every other format; no runtime needed, but this machine's library."""
+    for kind in ("float16", "bfloat16", "float32", "float64"):
+        x = words(kind, (4, 256))
+        for form in STORAGE_FORMATS:
+            quantization = {"scale": 0.75, "zero_point": 6}
+            for noise in (Noise(0), Noise(1e-3, 0x1F, 3), Noise((0.02, 0.001), seed=4), Noise(0.2)):
+                what = f"{kind} as {form} {noise}"
+                comparison.apply(what, x, noise, 1, storage_format=form, **quantization)
+
+
 def check_rows(comparison: Comparison) -> None:
     """Sites of two rows a sample, of all rows sample 0, and of all rows one sample."""
     x = words("float32", (8, 5))
@@ -220,6 +231,7 @@ def check_convolutions(comparison: Comparison) -> None:
 def check(comparison: Comparison) -> None:
     for kind in ELEMENT_TYPES:
         check_element_type(comparison, kind)
+    check_storage_formats(comparison)
     check_rows(comparison)
     check_convolutions(comparison)
 

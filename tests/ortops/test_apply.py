@@ -186,7 +186,7 @@ GOOD = np.ones((4, 10), np.float32)
         ({"sample_index": 0.5}, "sample index: expected"),
         ({"sample_index": [[1]]}, "sample index: expected"),
         ({"storage_format": "float12"}, "unknown format 'float12'"),
-        ({"storage_format": "int8"}, "does not store a float32 tensor as 'int8'"),
+        ({"storage_format": "int8", "scale": 0.0}, "scale: "),
         ({"x": GOOD.astype(np.int32), "storage_format": "int32"}, "unknown format 'int32'"),
         ({"rows_per_sample": 3}, "no multiple of rows_per_sample"),
         ({"rows_per_sample": -2}, "rows_per_sample: expected an integer from -1"),

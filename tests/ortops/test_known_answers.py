@@ -58,3 +58,48 @@ def test_cases(implementation):
         little = out.astype(out.dtype.newbyteorder("<")).tobytes()
         assert hashlib.sha256(little).hexdigest() == digest
         assert int(np.bitwise_count(out ^ words).sum()) == int(flipped)
+
+
+def input_values(elements, element_type):
+    if element_type == "bfloat16":
+        return input_words(elements, 16)
+    dtype = np.dtype(element_type)
+    values = input_words(elements, 8 * dtype.itemsize).view(dtype)
+    if dtype.itemsize >= 4:
+        high = input_words(elements, 32) >> np.uint32(8)
+        values[1::2] = ((high.astype(np.int64) - (1 << 23)) / (1 << 19))[1::2]
+    return values
+
+
+@pytest.mark.parametrize("implementation", [apply, reference.apply], ids=["library", "oracle"])
+def test_stored(implementation):
+    cases = rows("stored")
+    assert len({(row[1], row[2]) for row in cases}) == 36
+    for (
+        elements,
+        kind,
+        form,
+        scale,
+        zero_point,
+        p01,
+        p10,
+        mask,
+        seed,
+        site,
+        sample,
+        digest,
+    ) in cases:
+        out = implementation(
+            input_values(int(elements), kind),
+            (float(p01), float(p10)),
+            bit_mask=int(mask, 16),
+            seed=int(seed),
+            site=int(site),
+            sample_index=int(sample),
+            storage_format=form,
+            scale=float(scale),
+            zero_point=int(zero_point),
+            rows_per_sample=-1,
+        )
+        little = out.astype(out.dtype.newbyteorder("<")).tobytes()
+        assert hashlib.sha256(little).hexdigest() == digest, (kind, form, p01, p10)

@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from noisystore.ortops import InputError, apply, library, register
+from noisystore.ortops import InputError, apply, library, reference, register
+from noisystore.ortops.formats import STORAGE_FORMATS
 
 TYPES = {
     TensorProto.FLOAT: np.float32,
@@ -225,7 +226,16 @@ def test_bad_noise_inputs(change, problem):
         ({"site": 2**33}, "'site' is missing or not in"),
         ({"storage_format": "float12"}, "unknown format 'float12'"),
         ({"storage_format": "x" * 100}, "names no known format"),
-        ({"rows_per_sample": -2}, "'rows_per_sample': expected -1, 0 or more"),
+        ({"rows_per_sample": -2}, "rows_per_sample: expected -1, 0 or a positive number, got -2"),
+        ({"storage_format": "int8", "scale": 0.0}, "scale: expected a finite number above 0"),
+        ({"storage_format": "uint8", "scale": -1.0}, "above 0 for uint8, got -1"),
+        ({"storage_format": "int4", "scale": np.inf}, "above 0 for int4, got inf"),
+        ({"storage_format": "uint4", "scale": np.nan}, "above 0 for uint4, got nan"),
+        ({"storage_format": "int8", "zero_point": 128}, "from -128 to 127 for int8, got 128"),
+        ({"storage_format": "uint8", "zero_point": -1}, "from 0 to 255 for uint8, got -1"),
+        ({"storage_format": "int4", "zero_point": 8}, "from -8 to 7 for int4, got 8"),
+        ({"storage_format": "uint4", "zero_point": 16}, "from 0 to 15 for uint4, got 16"),
+        ({"storage_format": "int8", "zero_point": 2**40}, "'zero_point' does not fit 32 bits"),
     ],
 )
 def test_bad_attributes(attributes, problem):
@@ -249,10 +259,58 @@ def test_site_beyond_the_tables():
         made.run(None, {"x": np.ones((4, 100), np.float32)})
 
 
-def test_storage_format_of_another_width_is_refused():
-    made = session(graphs.model([graphs.store_node("x", "y", storage_format="int8")]))
-    with pytest.raises(Exception, match="does not store a float32 tensor as 'int8'"):
-        made.run(None, {"x": np.ones((4, 100), np.float32)})
+FLOATS = [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16]
+
+
+@pytest.mark.parametrize("storage_format", STORAGE_FORMATS)
+@pytest.mark.parametrize("element_type", FLOATS, ids=lambda t: TensorProto.DataType.Name(t))
+def test_storage_formats(element_type, storage_format):
+    dtype = TYPES[element_type]
+    x = np.random.default_rng(2).normal(scale=3, size=(6, 100)).astype(dtype)
+    x[0, :8] = [np.inf, -np.inf, 0.0, -0.0, 6e4, -6e4, 1e-7, 1.0]
+    quantization = {"scale": 0.1, "zero_point": 5}
+    node = graphs.store_node("x", "y", storage_format=storage_format, **quantization)
+    made = session(graphs.model([node], element_type=element_type))
+    for rate in (0.0, 1e-4, 1e-2, (0.3, 0.1)):
+        pair = rate if isinstance(rate, tuple) else (rate, rate)
+        (y,) = made.run(None, {"x": x, **noise(*pair, seed=9, sample=2)})
+        options = {"seed": 9, "sample_index": 2, "storage_format": storage_format, **quantization}
+        expected = apply(x, pair, **options)
+        assert np.array_equal(bits(y), bits(expected))
+        oracle = reference.apply(x, pair, **options)
+        assert np.array_equal(bits(y), bits(oracle))
+
+
+def test_storage_format_on_threads():
+    x = np.random.default_rng(3).normal(size=(2, 300_000)).astype(np.float32)
+    node = graphs.store_node("x", "y", storage_format="bfloat16")
+    model = graphs.model([node], shape=("N", 300_000))
+    for rate in (0.0, 1e-5, 1e-2):
+        feed = {"x": x, **noise(rate, seed=1)}
+        one, many = (session(model, threads=n).run(None, feed)[0] for n in (1, 4))
+        assert np.array_equal(bits(one), bits(many))
+        assert np.array_equal(bits(one), bits(apply(x, rate, seed=1, storage_format="bfloat16")))
+
+
+def test_flushed_subnormals_change_nothing():
+    """ONNX Runtime then sets the mode of its threads, the calling one among them."""
+    x = np.full((4, 100), 6e-39, np.float32)
+    node = graphs.store_node("x", "y", storage_format="int8", scale=1e-39)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    register(settings)
+    made = ort.InferenceSession(graphs.model([node]), settings, providers=["CPUExecutionProvider"])
+    (y,) = made.run(None, {"x": x, **noise()})
+    assert np.array_equal(bits(y), bits(apply(x, 0.0, storage_format="int8", scale=1e-39)))
+    assert bits(y).any()
+
+
+def test_an_integer_tensor_is_stored_as_it_is():
+    node = graphs.store_node("x", "y", storage_format="uint4")
+    made = session(graphs.model([node], element_type=TensorProto.INT8))
+    with pytest.raises(Exception, match="int8 is stored as it is; expected native or int8"):
+        made.run(None, {"x": np.ones((4, 100), np.int8)})
 
 
 def test_unsupported_element_type():

@@ -20,7 +20,21 @@ def test_examples_run():
         exec(compile(block, "NoisyStore.md", "exec"), names)
 
 
-def test_page_names_every_type():
+def test_page_names_every_type_and_format():
     text = page()
-    for kind in formats.ELEMENT_TYPES:
+    for kind in (*formats.ELEMENT_TYPES, *(f"`{name}`" for name in formats.STORAGE_FORMATS)):
         assert kind in text
+
+
+def test_page_says_what_masks_mean():
+    rows = re.findall(
+        r"^\| (`(?:all|sign|exponent|mantissa|msb|0x).*?) \|.*\| (.*) \|$", page(), re.M
+    )
+    pairs = [
+        (name, int(number, 16))
+        for names, numbers in rows
+        for name, number in zip(re.findall("`(.*?)`", names), numbers.split(", "), strict=True)
+    ]
+    assert len(pairs) == 13
+    for name, number in pairs:
+        assert noisystore.ortops.bit_mask(name, "float32") == number

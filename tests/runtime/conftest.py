@@ -20,6 +20,9 @@ from noisystore.ortops import noise_inputs
 from noisystore.runtime.cli import main
 from noisystore.runtime.dataset import Dataset
 
+# Makes the helpers beside the tests importable.
+sys.path.insert(0, str(Path(__file__).parent))
+
 CLASSES = 10
 PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
 

@@ -3,7 +3,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from parameter_models import small_network
 
 from noisystore.runtime import bench
 from noisystore.runtime.cli import main
@@ -55,6 +57,17 @@ def models(tmp_path_factory):
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
     )
     return noisy, plain
+
+
+def test_noisy_weights_are_timed_apart(tmp_path, capsys):
+    model = small_network(tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=np.zeros((40, 1, 6, 6), np.float32), y=np.zeros(40, int))
+    result = bench.bench_model(str(model), f"npz:{tmp_path / 'd.npz'}", batch=20, quick=True)
+    assert result["prepare_ms"] > 0
+    harness = result["harness"]
+    assert harness["seconds"] > harness["prepare_seconds"] + harness["run_seconds"]
+    # A run with prepared weights takes no longer than preparing them.
+    assert result["rows"][0]["ms"] < result["prepare_ms"]
 
 
 def test_model(models, capsys):

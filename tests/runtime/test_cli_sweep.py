@@ -68,7 +68,7 @@ def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
         ({"--trials": 0}, "1 or more, got '0'"),
         ({"--images": 501}, "from 1 to 500"),
         ({"--images": "all"}, "got 'all'"),
-        ({"--mask": "mantissa"}, "expected all, or the noisy bits as a hexadecimal number"),
+        ({"--mask": "fraction"}, "expected all, sign, exponent, mantissa, msb:9-31"),
         ({"--mask": "255"}, "expected all"),
         ({"--mask": "0x0"}, "from 0x1"),
         ({"--mask": "0x1ffffffffffffffff"}, "from 0x1"),

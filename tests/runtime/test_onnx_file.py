@@ -101,7 +101,7 @@ def test_no_onnx_file(tmp_path):
     path = tmp_path / "m.onnx"
     for content in (b"", b"\xff" * 50, b"\x3a\x02\x0a\xff"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="expected an ONNX file"):
+        with pytest.raises(InputError, match="expected an ONNX model"):
             external_files(path)
 
 

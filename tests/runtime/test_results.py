@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -15,7 +16,14 @@ import pytest
 
 from noisystore.ortops import InputError
 from noisystore.runtime.metrics import Scores
-from noisystore.runtime.results import Point, Results, pack_bits, results_rows, unpack_bits
+from noisystore.runtime.results import (
+    Point,
+    Results,
+    pack_bits,
+    results_rows,
+    sweep_key,
+    unpack_bits,
+)
 
 IDENTITY = {
     "model_sha256": "m",
@@ -83,6 +91,7 @@ def test_rows(tmp_path):
     assert row["noise_seed"] == -1
     assert row["clean_accuracy"] == 0.8
     assert row["mask"] == "all"
+    assert row["noisy"] == ""
     assert row["onnxruntime_version"] == "2"
     assert unpack_bits(row["correct_bits"], 10).tolist() == [True] * 7 + [False] * 3
     assert results_rows(path) == [row] == results_rows([row])
@@ -126,6 +135,20 @@ def test_identity_keeps_sweeps_apart(name):
         other = IDENTITY[name] + 1 if isinstance(IDENTITY[name], int) else "other"
         assert fill(results, **{name: other}) == [True]
         assert len(results) == len(results.sweeps()) == 2
+
+
+def test_the_choice_of_sites_keeps_sweeps_apart():
+    with Results() as results:
+        fill(results)
+        sites = json.dumps({"noisy": "weight"})
+        identity = {**IDENTITY, "noisy": "weight"}
+        sweep = results.add_sweep(identity, {**DESCRIPTION, "sites": sites})
+        assert results.add_point(sweep, results.add_run(ENVIRONMENT), POINT)
+        assert [row["noisy"] for row in results.rows()] == ["", "weight"]
+        assert len(results.rows(noisy="weight")) == 1
+        # Files from before the choice have the keys of sweeps of all sites.
+        assert sweep_key({**IDENTITY, "noisy": ""}) == sweep_key(IDENTITY)
+        assert results.find_sweep(identity)[0] == sweep
 
 
 def test_order_does_not_depend_on_insertion():
@@ -270,6 +293,8 @@ def test_rows_of_unknown_columns():
         "sweeps SET classes = 'ten'",
         "sweeps SET model = x''",
         "sweeps SET images = 11",
+        "sweeps SET sites = 'text'",
+        "sweeps SET sites = '{\"noisy\": 1}'",
         "sweeps SET clean_scores = 'text'",
     ],
 )

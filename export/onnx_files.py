@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files in and out, weights in other files included; sessions of the clean model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import helper
+
+from ..ortops.errors import InputError
+from ..ortops.files import write_whole
+from ..ortops.ort_options import custom_libraries, register_libraries
+from .onnx_order import graphs, sort_nodes
+
+#: Size of the largest protobuf message.
+MAX_BYTES = 2**31 - 1
+#: Larger tensors are left where they are until the model is written, in bytes.
+LARGE = 1 << 16
+_TAKEN = ("No Op registered for", "Field 'shape' of 'type' is required")
+
+
+@dataclass
+class Source:
+    """A model that was read.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+        A copy of its own; large tensors of other files are not loaded.
+    name : str
+        Of the model, for messages.
+    folder : pathlib.Path or None
+        Where tensors of other files lie.
+    """
+
+    model: onnx.ModelProto
+    name: str
+    folder: Path | None = None
+
+    def load_tensors(self) -> None:
+        """Bring the tensors of other files into the model."""
+        for tensor in tensors(self.model):
+            if self.folder is not None and is_external(tensor):
+                _load(tensor, self.folder, self.name)
+
+
+def read_model(model: Any) -> Source:
+    """Read an ONNX model.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto or path-like
+        A model in memory is copied.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or no ONNX model, onnx.checker refuses it, or a tensor lies
+        outside its folder.
+    """
+    if isinstance(model, onnx.ModelProto):
+        source = Source(onnx.ModelProto(), "the model")
+        source.model.CopyFrom(model)
+        if any(is_external(tensor) for tensor in tensors(model)):
+            raise InputError(
+                "the model: its tensors lie in other files; pass the path of its file instead"
+            )
+    elif isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        source = Source(_parse(path), f"model {path}", path.parent)
+        for tensor in tensors(source.model):
+            if is_external(tensor):
+                size = _span(tensor, path.parent, source.name)[2]
+                if size <= LARGE:
+                    _load(tensor, path.parent, source.name)
+    else:
+        raise InputError(
+            f"model: expected an onnx.ModelProto or the path of an ONNX file, got a "
+            f"{type(model).__name__}"
+        )
+    if not source.model.graph.node or not source.model.opset_import:
+        raise InputError(f"{source.name}: expected an ONNX model, got one without operators")
+    graph = source.model.graph
+    names = {name for node in graph.node for name in (*node.input, *node.output, node.op_type)}
+    names |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    if any(isinstance(name, bytes) for name in names):  # how protobuf gives text that is none
+        raise InputError(f"{source.name}: expected names in UTF-8, got a damaged file")
+    sort_nodes(source.model.graph)
+    check(source.model, source.name)
+    return source
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        if not path.is_file():
+            reason = "got something that is no file" if path.exists() else "no such file"
+            raise InputError(f"model {path}: expected an ONNX file: {reason}")
+        return onnx.ModelProto.FromString(path.read_bytes())
+    except DecodeError:
+        raise InputError(
+            f"model {path}: expected an ONNX file, got a damaged file or something else"
+        ) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"model {path}: expected an ONNX file: {reason}") from None
+
+
+def check(model: onnx.ModelProto, name: str = "the model") -> None:
+    """Let onnx.checker look at a model of any size.
+
+    What runtimes take all the same is taken: operators that they add to ONNX's own domain, and
+    outputs without a shape.
+
+    Raises
+    ------
+    InputError
+        It refuses it.
+    """
+    try:
+        onnx.checker.check_model(light(model))
+    except Exception as error:  # the checker raises several kinds
+        text = next((line for line in str(error).splitlines() if line.strip()), "")
+        if not any(reason in text for reason in _TAKEN):
+            raise InputError(f"{name}: onnx.checker refuses the model: {text}") from None
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a model."""
+    nodes = [node for function in model.functions for node in function.node]
+    for graph in graphs(model.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        nodes.extend(graph.node)
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Say whether a tensor's data lie in another file."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _span(tensor: onnx.TensorProto, folder: Path, name: str) -> tuple[Path, int, int]:
+    """File, offset and length of an external tensor, which lies in the model's folder."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    try:
+        file = (folder / location).resolve()
+        offset = int(entries.get("offset") or 0)
+        if not location or not file.is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{name}: expected weight files in its folder, got {location!r}: save the model "
+                "again"
+            )
+        if not file.is_file():
+            raise InputError(f"{name}: its weight file {location!r} is missing")
+        size = file.stat().st_size
+        length = int(entries.get("length") or size - offset)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: tensor {tensor.name}: damaged reference to its data") from None
+    if offset < 0 or length < 0 or offset + length > size:
+        raise InputError(
+            f"{name}: tensor {tensor.name}: expected {length} bytes at {offset} of {location!r}, "
+            f"which has {size}"
+        )
+    return file, offset, length
+
+
+def _load(tensor: onnx.TensorProto, folder: Path, name: str) -> None:
+    file, offset, length = _span(tensor, folder, name)
+    try:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+    except OSError as error:
+        raise InputError(f"{name}: weight file {file.name}: {error.strerror}") from None
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model without the data of large tensors, which become inputs of the graph."""
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _copy_field(copy, field, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _copy_field(copy.graph, field, value)
+    inputs = {value.name for value in copy.graph.input}
+    for tensor in model.graph.initializer:
+        if not is_external(tensor) and len(tensor.raw_data) <= LARGE:
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            copy.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    return copy
+
+
+def _copy_field(target: Any, field: Any, value: Any) -> None:
+    if isinstance(value, (int, str, bytes)):
+        setattr(target, field.name, value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(target, field.name).CopyFrom(value)
+    else:
+        getattr(target, field.name).extend(value)
+
+
+def open_session(source: Source, outputs: Sequence[str], libraries: Sequence[Any]) -> Any:
+    """Make an ONNX Runtime session of the clean model that gives further tensors.
+
+    Parameters
+    ----------
+    source : Source
+    outputs : sequence of str
+        Tensors of the main graph, given after the model's own outputs.
+    libraries : sequence of path-like
+        Of custom operators.
+
+    Raises
+    ------
+    InputError
+        A library does not load.
+    Exception
+        ONNX Runtime cannot run the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    domains = {opset.domain for opset in source.model.opset_import}
+    register_libraries(options, custom_libraries(domains, libraries))
+    if source.folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(source.folder.resolve())
+        )
+    graph = source.model.graph
+    present = len(graph.output)
+    named = {value.name for value in graph.output}
+    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in named)
+    try:
+        data = source.model.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise RuntimeError("the model in memory is too large to be run") from error
+    finally:
+        del graph.output[present:]
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write a model, and its weights beside it where one file cannot hold it, whole or not at all.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Its large tensors are moved out of it where they go to ``<path>.data``.
+    path : path-like
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
+    held = sum(len(t.raw_data) or t.ByteSize() for t in model.graph.initializer)
+    if held <= MAX_BYTES:
+        with contextlib.suppress(EncodeError, ValueError):
+            data = model.SerializeToString()
+            if len(data) <= MAX_BYTES:
+                write_whole(path, data)
+                return
+    name = os.fspath(path)
+    chunks = _move_out(model, os.path.basename(name) + ".data")
+    _write_files({name + ".data": chunks, name: [model.SerializeToString()]})
+
+
+def _move_out(model: onnx.ModelProto, location: str) -> list[bytes]:
+    chunks, offset = [], 0
+    for tensor in tensors(model):
+        if len(tensor.raw_data) > 1024:
+            padding = -offset % 4096  # so that readers may map it
+            chunks += [bytes(padding), tensor.raw_data]
+            offset += padding
+            entries = {"location": location, "offset": offset, "length": len(tensor.raw_data)}
+            offset += len(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            del tensor.external_data[:]
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=str(value))
+    return chunks
+
+
+def _write_files(files: Mapping[str, Sequence[bytes]]) -> None:
+    """Write files under temporary names, then move all of them to their places."""
+    temporary: dict[str, str] = {}
+    name = ""
+    try:
+        for name, chunks in files.items():
+            if os.path.isdir(name):
+                raise InputError(f"{name}: cannot be written (it is a folder)")
+            folder = os.path.dirname(os.path.abspath(name))
+            temporary[name] = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
+            with open(temporary[name], "xb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, made in temporary.items():
+            os.replace(made, name)
+    except BaseException as error:
+        for made in temporary.values():
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{name}: cannot be written ({error.strerror}); choose another path"
+            ) from error
+        raise

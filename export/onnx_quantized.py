@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators of quantized graphs and of ONNX Runtime's own domain, as the site rules see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+#: Bottom of the range of a quantized type: a zero point there makes saturation a ReLU.
+LOWEST: Mapping[int, int] = {
+    onnx.TensorProto.UINT8: 0,
+    onnx.TensorProto.INT8: -128,
+    onnx.TensorProto.UINT16: 0,
+    onnx.TensorProto.INT16: -32768,
+    onnx.TensorProto.UINT4: 0,
+    onnx.TensorProto.INT4: -8,
+}
+
+#: Kinds behind which ONNX Runtime's quantizer drops a ReLU or Clip.
+BEFORE_RELU = frozenset({"conv", "gemm", "matmul", "add", "batch_norm"})
+
+#: Types of stored integers.
+INTEGERS = frozenset({onnx.TensorProto.UINT8, onnx.TensorProto.INT8})
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Where an operator has its tensors.
+
+    Attributes
+    ----------
+    kind : str
+        Neutral name of the operation.
+    data : tuple of int
+        Inputs that the rules look at.
+    parameters : mapping
+        Input that holds a stored parameter, by role.
+    zero_point : int or None
+        Input that holds the output's zero point.
+    """
+
+    kind: str
+    data: tuple[int, ...] = (0,)
+    parameters: Mapping[str, int] | None = None
+    zero_point: int | None = None
+
+
+_AFFINE = {"weight": 1, "bias": 2}
+
+#: By domain and operator; the default domain's others are in `kinds.ONNX_KINDS`.
+OPERANDS: Mapping[tuple[str, str], Operands] = {
+    ("", "Conv"): Operands("conv", (0, 1, 2), _AFFINE),
+    ("", "ConvTranspose"): Operands("conv", (0, 1, 2), _AFFINE),
+    ("", "Gemm"): Operands("gemm", (0, 1, 2), _AFFINE),
+    ("", "BatchNormalization"): Operands("batch_norm", (0,), _AFFINE),
+    ("", "InstanceNormalization"): Operands("instance_norm", (0,), _AFFINE),
+    ("", "GroupNormalization"): Operands("group_norm", (0,), _AFFINE),
+    ("", "LayerNormalization"): Operands("layer_norm", (0,), _AFFINE),
+    ("", "RMSNormalization"): Operands("rms_norm", (0,), {"weight": 1}),
+    ("", "SimplifiedLayerNormalization"): Operands("rms_norm", (0,), {"weight": 1}),
+    ("", "ConvInteger"): Operands("conv", (0, 1), {"weight": 1}),
+    ("", "MatMulInteger"): Operands("matmul", (0, 1)),
+    ("", "QLinearConv"): Operands("conv", (0, 3), {"weight": 3, "bias": 8}, 7),
+    ("", "QLinearMatMul"): Operands("matmul", (0, 3), None, 7),
+    ("com.microsoft", "QGemm"): Operands("gemm", (0, 3, 6), {"weight": 3, "bias": 6}, 8),
+    ("com.microsoft", "QLinearAdd"): Operands("add", (0, 3), None, 7),
+    ("com.microsoft", "QLinearMul"): Operands("mul", (0, 3)),
+    ("com.microsoft", "QLinearSigmoid"): Operands("sigmoid"),
+    ("com.microsoft", "QLinearLeakyRelu"): Operands("leaky_relu"),
+    ("com.microsoft", "QLinearAveragePool"): Operands("avg_pool"),
+    ("com.microsoft", "QLinearGlobalAveragePool"): Operands("avg_pool"),
+    ("com.microsoft", "Gelu"): Operands("gelu"),
+    ("com.microsoft", "FastGelu"): Operands("gelu"),
+    ("com.microsoft", "BiasGelu"): Operands("gelu"),
+    ("com.microsoft", "QuickGelu"): Operands("gelu"),
+    ("com.microsoft", "SkipLayerNormalization"): Operands(
+        "layer_norm", (0, 1), {"weight": 2, "bias": 3}
+    ),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): Operands(
+        "rms_norm", (0, 1), {"weight": 2}
+    ),
+    ("com.microsoft", "GroupNorm"): Operands("group_norm", (0,), _AFFINE),
+    ("com.microsoft", "FusedMatMul"): Operands("matmul", (0, 1)),
+}
+
+#: Activation functions that ONNX Runtime fuses into FusedConv and FusedGemm.
+FUSED: Mapping[tuple[str, str], Operands] = {
+    ("com.microsoft", "FusedConv"): Operands("conv", (0, 1, 2), _AFFINE),
+    ("com.microsoft", "FusedGemm"): Operands("gemm", (0, 1, 2), _AFFINE),
+}

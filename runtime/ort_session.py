@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions of ONNX Runtime: execution providers, operator libraries, and how they are made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ortops import ort_options
+from ..ortops.errors import InputError
+from .onnx_file import imported_domains
+from .sites import one_line
+from .stored_parameters import Parameter, StoredParameters
+
+_SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_BFLOAT16 = 16  # TensorProto.DataType
+
+# Since 1.21 a model that is given as bytes can have weight files.
+_FOLDER_ENTRY, _FOLDER_SINCE = "session.model_external_initializers_file_folder_path", (1, 21)
+
+
+@dataclass(frozen=True)
+class SessionMaker:
+    """Makes sessions of one model.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Of the ONNX file.
+    providers : list of str
+        Execution providers, by ONNX Runtime's names, best first.
+    threads : int or None
+        Inside one operator; None: ONNX Runtime's choice.
+    libraries : tuple of str
+        Libraries of custom operators, NoisyStore's aside.
+    """
+
+    path: Path
+    providers: list[str]
+    threads: int | None
+    libraries: tuple[str, ...]
+
+    def from_file(self) -> Any:
+        """Make a session of the file as it is.
+
+        Raises
+        ------
+        InputError
+            ONNX Runtime does not load it, or not on the wanted provider.
+        """
+        return self._make(str(self.path))
+
+    def with_values(self, stored: StoredParameters, values: Mapping[str, Any]) -> Any:
+        """Make a session of the model without stores of parameters.
+
+        Parameters
+        ----------
+        stored : StoredParameters
+            Of the same file.
+        values : mapping from name to onnxruntime.OrtValue
+            Of each parameter. They must live as long as the session, which may read them in place.
+
+        Raises
+        ------
+        InputError
+            As `from_file`.
+        """
+
+        def complete(options: Any) -> None:
+            if stored.external:
+                options.add_session_config_entry(_FOLDER_ENTRY, str(self.path.parent.absolute()))
+            # Unlike `add_initializer` this reaches the optimizers, which rearrange constant
+            # weights.
+            options.add_external_initializers(list(values), list(values.values()))
+
+        return self._make(stored.model, complete)
+
+    def _options(self, entries: Mapping[str, str]) -> Any:
+        import onnxruntime
+
+        from .. import ortops
+
+        options = onnxruntime.SessionOptions()
+        # At the default level every overridable initializer prints a warning.
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = int(self.threads)
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
+        ortops.register(options)
+        ort_options.register_libraries(options, self.libraries)
+        return options
+
+    def _make(self, model: str | bytes, complete: Callable[[Any], None] | None = None) -> Any:
+        import onnxruntime
+
+        def make(entries: Mapping[str, str]) -> Any:
+            options = self._options(entries)
+            if complete is not None:
+                complete(options)
+            return onnxruntime.InferenceSession(model, options, providers=self.providers)
+
+        try:
+            session = ort_options.with_exact_integers(make)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"model {self.path}: expected an ONNX model that ONNX Runtime "
+                f"{onnxruntime.__version__} loads: {one_line(error)}{self._missing_library()}"
+            ) from None
+        if session.get_providers()[0] != self.providers[0]:
+            raise InputError(
+                f"execution provider {self.providers[0]} does not start here: "
+                f"ONNX Runtime offers {session.get_providers()} instead"
+            )
+        return session
+
+    def _missing_library(self) -> str:
+        wanted = ort_options.EXTENSION_DOMAINS.intersection(_domains(self.path))
+        if wanted and ort_options.extensions_library() is None:
+            return "; its operators need: pip install onnxruntime-extensions"
+        return ""
+
+
+def custom_libraries(path: Path, given: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return the libraries of custom operators that a model is to be loaded with.
+
+    Parameters
+    ----------
+    path : path of an ONNX file
+    given : sequence of path
+        Named by the user; see `noisystore.ortops.ort_options.custom_libraries`.
+
+    Raises
+    ------
+    InputError
+        One is missing or no file.
+    """
+    return ort_options.custom_libraries(_domains(path), given)
+
+
+def _domains(path: Path) -> Collection[str]:
+    try:
+        return imported_domains(path)
+    except InputError:
+        # ONNX Runtime says better what is wrong with the file.
+        return ()
+
+
+def can_be_filled(stored: StoredParameters) -> bool:
+    """Return whether this ONNX Runtime takes the values of a trial for these parameters."""
+    import onnxruntime
+
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if stored.external and version < _FOLDER_SINCE:
+        return False
+    words = any(p.element_type == _BFLOAT16 for p in stored.parameters)
+    return not words or hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
+
+
+def ort_value(parameter: Parameter, values: npt.NDArray[Any]) -> Any:
+    """Return values of a parameter as ONNX Runtime takes them, without a copy."""
+    from onnxruntime import OrtValue
+
+    if parameter.element_type == _BFLOAT16:
+        return OrtValue.ortvalue_from_numpy_with_onnx_type(values, _BFLOAT16)
+    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
+
+
+def provider_names(providers: Sequence[str] | str | None) -> list[str]:
+    """Return ONNX Runtime's names of execution providers.
+
+    Parameters
+    ----------
+    providers : sequence of str, str or None
+        ONNX Runtime's names, ``cpu`` or ``cuda``; None: the CPU.
+
+    Raises
+    ------
+    InputError
+        One is not available, or there is none.
+    """
+    import onnxruntime
+
+    if providers is None:
+        return ["CPUExecutionProvider"]
+    wanted = [providers] if isinstance(providers, str) else list(providers)
+    names = [_SHORT_PROVIDERS.get(str(name).lower(), str(name)) for name in wanted]
+    available = onnxruntime.get_available_providers()
+    for name in names:
+        if name not in available:
+            raise InputError(f"execution provider: expected one of {available}, got {name}")
+    if not names:
+        raise InputError(f"execution provider: expected one of {available}, got none")
+    return names
