@@ -104,7 +104,7 @@ def draw(
     from ..runtime.dataset import Dataset, prepare
 
     name, shape, dtype = _image_input(source)
-    dataset, notes = _load(data) if isinstance(data, str) else (data, [])
+    dataset, notes = _load(data, shape) if isinstance(data, str) else (data, [])
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"calibration data: expected a Dataset or its specification, got {data!r:.80}"
@@ -145,15 +145,17 @@ def draw(
     return Calibration(name, batches, norm, record, notes)
 
 
-def _load(spec: str) -> tuple[Dataset, list[str]]:
+def _load(spec: str, shape: tuple[int | None, ...]) -> tuple[Dataset, list[str]]:
     from ..runtime.dataset import load
 
+    height, width = shape[2:] if len(shape) == 4 else (None, None)
+    size = None if height is None or width is None else (height, width)
     try:
-        return load(spec, split="train"), []
+        return load(spec, split="train", size=size), []
     except InputError:
         with contextlib.suppress(InputError):
             note = "the data set has no train split: the calibration images are test images"
-            return load(spec, split="test"), [note]
+            return load(spec, split="test", size=size), [note]
         raise
 
 

@@ -170,7 +170,7 @@ def bench_model(
     from .session import NoisySession
 
     session = NoisySession(model, threads=threads, custom_op_libraries=custom_op_libraries)
-    images = load(data, images=None)
+    images = load(data, size=session.image_size)
     batch = session.batch or min(batch, len(images))
     x = prepare(images.images[:batch], session.normalization, session.input_dtype)
     session.check_shape(x.shape)

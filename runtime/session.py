@@ -82,6 +82,8 @@ class NoisySession:
     output_names : tuple of str
     normalization : dict or None
         ``{"mean": [...], "std": [...]}``, one value a channel, to be applied to x / 255.
+    takes_files : bool
+        The input is the bytes of one image file, which the model itself decodes.
     provider : str
         Execution provider that runs the model.
     threads : int or None
@@ -130,6 +132,7 @@ class NoisySession:
         sites, stores = read_sites(metadata, self.path), read_stores(self.path)
         self.sizes_confirmed = confirm_sites(sites, stores, self.path)
         self.sites = typed_sites(sites, stores)
+        self.takes_files = noise_inputs.PREPROCESS_KEY in metadata
         self.normalization = read_normalization(metadata, self.path)
         self._check_noise_inputs()
         inputs = [i for i in self._session.get_inputs() if i.name not in _NOISE_TYPES]
@@ -163,6 +166,13 @@ class NoisySession:
         if not self._sha256:
             self._sha256 = model_sha256(self.path)
         return self._sha256
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images, where the model fixes them."""
+        if len(self.input_shape) != 4 or self.input_shape[2] is None or self.input_shape[3] is None:
+            return None
+        return self.input_shape[2], self.input_shape[3]
 
     @property
     def storage_format(self) -> str:
@@ -205,7 +215,7 @@ class NoisySession:
             Wrong shape or type of x, or of a noise argument.
         """
         feeds = self._check_input(x)
-        rows = next(iter(feeds.values())).shape[0]
+        rows = 1 if self.takes_files else next(iter(feeds.values())).shape[0]
         index = noise_inputs.sample_index_array(sample_index)
         if index.size not in (1, rows):
             raise InputError(
@@ -277,6 +287,11 @@ class NoisySession:
         """Raise InputError unless an input of `shape`, batch axis included, fits the model."""
         name = name or self.input_name
         expected = self._shapes[name]
+        if self.takes_files and len(shape) != len(expected):
+            raise InputError(
+                f"model {self.path}: takes the bytes of one image file; for data sets use the model "
+                "that was annotated without preprocessing"
+            )
         if len(shape) != len(expected) or any(
             want is not None and want != got for want, got in zip(expected, shape, strict=True)
         ):

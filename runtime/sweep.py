@@ -183,7 +183,7 @@ def sweep(
         session = NoisySession(session, providers, threads, custom_op_libraries)
     chosen = NoisySites(session.sites, noisy, fixed_rates)
     label, masks = _masks(bit_mask, session.sites, chosen)
-    dataset = load(data, split) if isinstance(data, str) else data
+    dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
     before = session.run_seconds, session.inferences, session.prepare_seconds
     store = results if isinstance(results, Results) else Results(results)
     try:

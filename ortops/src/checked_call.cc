@@ -78,6 +78,7 @@ bool find_storage(std::int32_t type, const char* storage_format, float scale,
         type);
   }
   storage.format = storage.type;
+  storage.quantization = {};
   if (is_native(storage_format)) return true;
   const FormatInfo& own = info(storage.type);
   if (!find_format(storage_format, storage.format)) {

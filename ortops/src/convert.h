@@ -73,7 +73,7 @@ struct Quantization {
 };
 
 template <class To, class From>
-NOISYSTORE_HD_INLINE To bits_as(const From& from) {
+NOISYSTORE_HD_INLINE To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof to);

@@ -109,6 +109,11 @@ NOISYSTORE_HD bool stands(const Sampler& s, unsigned bit, std::uint64_t a) {
   return s.keep_always[bit] || a < s.keep[bit];
 }
 
+// Flips bit `bit` of words in memory, counted from their start.
+NOISYSTORE_HD void flip_bit(unsigned char* words, std::uint64_t bit) {
+  words[bit >> 3] ^= static_cast<unsigned char>(1u << (bit & 7));
+}
+
 // Decides the undecided lanes of one 32-bit part of a dense group by one more digit of their
 // fractions. `one` holds the lanes' next threshold digit.
 template <class Bits>

@@ -19,6 +19,7 @@ from noisystore.export import export_onnx
 from noisystore.export.image_processing import add_image_processing
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import NoisySession
+from noisystore.runtime.cli import main
 from noisystore.runtime.dataset import prepare
 
 NORMALIZATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}
@@ -107,7 +108,42 @@ def test_label_and_score_are_those_of_python(network, session, options, rate):
     assert len(labels) > 1 or rate > 0.01
 
 
-def test_grey_and_transparent_files(network, session):
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("annotated")
+    torch.manual_seed(1)
+    plain, path = folder / "plain.onnx", folder / "image.onnx"
+    export_onnx(
+        Small().eval(),
+        torch.randn(2, 3, SIZE, SIZE),
+        plain,
+        sites="none",
+        normalization=NORMALIZATION,
+    )
+    assert main(["annotate", str(plain), "--preprocess", "image", "-o", str(path)]) == 0
+    return path
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4])
+def test_the_annotated_file_in_a_session(network, file, rate):
+    pixels = np.random.default_rng(6).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    data = encode(pixels, format="PNG")
+    both = NoisySession(file, threads=1)
+    label, score = both.run(np.frombuffer(data, np.uint8), rate, seed=11, sample_index=5)
+    assert (label[0], pytest.approx(score[0], abs=1e-5)) == in_python(data, network, rate, 5)
+    assert both.inferences == 1
+    assert [site.name for site in both.sites] == [site.name for site in network[0].sites]
+
+
+def test_a_sweep_of_such_a_file_is_refused(file, tmp_path, capsys):
+    images = np.zeros((4, 3, SIZE, SIZE), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=images)
+    options = ["--data", f"npz:{tmp_path}/x.npz", "-o", str(tmp_path / "r.sqlite")]
+    assert main(["sweep", str(file), *options]) == 2
+    assert "takes the bytes of one image file" in capsys.readouterr().err
+
+
+def test_grey_files(network, session):
     rng = np.random.default_rng(4)
     grey = rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
     data = encode(grey, format="PNG")
