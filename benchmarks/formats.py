@@ -109,7 +109,7 @@ def text(result: dict[str, Any]) -> str:
         ]
         lines += [
             "",
-            f"{elements} float32 elements, memcpy {rows[0]['memcpy_ns_per_element']:.3f} ns/element",
+            f"{elements} elements, memcpy {rows[0]['memcpy_ns_per_element']:.3f} ns/element",
             table(["format", *(f"{rate:g}" for rate in RATES)], cells),
         ]
     return "\n".join(lines)

@@ -2,10 +2,11 @@
 // Checks of a call's description, and its geometry: samples, elements, blocks.
 #include "checked_call.h"
 
-#include <cfloat>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+
+#include "floating_point_mode.h"
 
 namespace noisystore {
 namespace {
@@ -95,7 +96,8 @@ bool find_storage(std::int32_t type, const char* storage_format, float scale,
   }
   const FormatInfo& format = info(storage.format);
   if (!storage.converts() || !format.is_integer()) return true;
-  if (!(scale > 0 && scale <= FLT_MAX)) {
+  const auto bits = bits_as<std::uint32_t>(scale);  // a thread that flushes takes some scales for 0
+  if (bits == 0 || bits >= Float32::kExponent) {
     return message.set("scale: expected a finite number above 0 for %s, got %g", format.name,
                        static_cast<double>(scale));
   }
@@ -108,6 +110,7 @@ bool find_storage(std::int32_t type, const char* storage_format, float scale,
 }
 
 bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& message) {
+  const FloatingPointMode nearest_and_unflushed;
   if (in.struct_size != sizeof(noisystore_call)) {
     return message.set("noisystore_call: struct_size is %u, this library expects %zu",
                        in.struct_size, sizeof(noisystore_call));

@@ -160,8 +160,8 @@ def main():
             f"{count} {digest}"
         )
     lines.append(
-        "# stored elements element_type storage_format scale zero_point p01 p10 mask seed site sample "
-        "sha256 (of the output's words, little-endian)"
+        "# stored elements element_type storage_format scale zero_point p01 p10 mask seed site "
+        "sample sha256 (of the output's words, little-endian)"
     )
     for elements, element_type, storage_format, scale, zero_point, p01, p10, mask in stored_cases():
         out = reference.apply(

@@ -292,18 +292,34 @@ def test_storage_format_on_threads():
         assert np.array_equal(bits(one), bits(apply(x, rate, seed=1, storage_format="bfloat16")))
 
 
-def test_flushed_subnormals_change_nothing():
-    """ONNX Runtime then sets the mode of its threads, the calling one among them."""
-    x = np.full((4, 100), 6e-39, np.float32)
+FLUSHED = """
+import sys
+import numpy as np, onnxruntime as ort
+from noisystore.ortops import register
+options = ort.SessionOptions()
+options.log_severity_level = 3
+options.add_session_config_entry("session.set_denormal_as_zero", "1")
+register(options)
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+x = np.full((4, 100), 0x00415500, np.uint32).view(np.float32)
+(y,) = session.run(None, {"x": x})
+print(y.tobytes().hex())
+print(float((x * np.float32(1)).max()))
+"""
+
+
+def test_flushed_subnormals_change_nothing(tmp_path):
+    """ONNX Runtime sets the mode of its threads, of the calling one in a process' first session."""
     node = graphs.store_node("x", "y", storage_format="int8", scale=1e-39)
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    register(settings)
-    made = ort.InferenceSession(graphs.model([node]), settings, providers=["CPUExecutionProvider"])
-    (y,) = made.run(None, {"x": x, **noise()})
-    assert np.array_equal(bits(y), bits(apply(x, 0.0, storage_format="int8", scale=1e-39)))
-    assert bits(y).any()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graphs.model([node]))
+    child = subprocess.run([sys.executable, "-c", FLUSHED, path], check=True,
+                           capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    y, product = child.stdout.split()
+    x = np.full((4, 100), 0x00415500, np.uint32).view(np.float32)
+    assert y == apply(x, 0.0, storage_format="int8", scale=1e-39).tobytes().hex()
+    assert np.frombuffer(bytes.fromhex(y), np.uint32).all()
+    assert float(product) == 0.0, "the test itself must flush"
 
 
 def test_an_integer_tensor_is_stored_as_it_is():
