@@ -289,8 +289,8 @@ class NoisySession:
         expected = self._shapes[name]
         if self.takes_files and len(shape) != len(expected):
             raise InputError(
-                f"model {self.path}: takes the bytes of one image file; for data sets use the model "
-                "that was annotated without preprocessing"
+                f"model {self.path}: takes the bytes of one image file; for data sets use the "
+                "model that was annotated without preprocessing"
             )
         if len(shape) != len(expected) or any(
             want is not None and want != got for want, got in zip(expected, shape, strict=True)
