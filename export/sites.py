@@ -379,8 +379,8 @@ def _check_use(
     for kind in PARAMETER_KINDS:
         if kind in request.keywords and all(choice.kind != kind for choice in parameters):
             raise InputError(
-                f"sites: no convolution, linear layer or normalisation of the model has a {kind}; "
-                f"leave {kind!r} out"
+                f"sites: no convolution, linear layer or normalisation of the graph has a {kind} "
+                f"(PyTorch's exporter drops biases that are 0); leave {kind!r} out"
             )
 
 

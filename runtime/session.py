@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
+from .image_file import check_image_file
 from .model_file import check_model_path, model_sha256
 from .onnx_file import read_stores
 from .ort_session import SessionMaker, custom_libraries, provider_names
@@ -215,7 +216,10 @@ class NoisySession:
             Wrong shape or type of x, or of a noise argument.
         """
         feeds = self._check_input(x)
-        rows = 1 if self.takes_files else next(iter(feeds.values())).shape[0]
+        rows = next(iter(feeds.values())).shape[0]
+        if self.takes_files:
+            check_image_file(feeds[self.input_name])
+            rows = 1
         index = noise_inputs.sample_index_array(sample_index)
         if index.size not in (1, rows):
             raise InputError(

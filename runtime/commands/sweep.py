@@ -47,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--noisy",
+        action="append",
         metavar="SITES",
         help="sites that have the rates: activation, weight, bias, input, names, patterns or "
-        "numbers, separated by commas (default: all without a fixed rate)",
+        "numbers, separated by commas; may be repeated (default: all without a fixed rate)",
     )
     parser.add_argument(
         "--fixed-rate",
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         args.rates,
         trials=args.trials,
         images=args.images,
-        noisy=args.noisy,
+        noisy=None if args.noisy is None else ",".join(args.noisy),
         fixed_rates=_fixed_rates(args.fixed_rate),
         bit_mask=args.mask,
         seed=args.seed,

@@ -2,6 +2,7 @@
 """A file that takes the bytes of an image: the same result as reading it in Python."""
 
 import io
+import sys
 
 import numpy as np
 import onnx
@@ -133,6 +134,28 @@ def test_the_annotated_file_in_a_session(network, file, rate):
     assert (label[0], pytest.approx(score[0], abs=1e-5)) == in_python(data, network, rate, 5)
     assert both.inferences == 1
     assert [site.name for site in both.sites] == [site.name for site in network[0].sites]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"hello world",
+        lambda data: data[:2] + bytes(200),
+        lambda data: data[: len(data) // 3],
+        lambda data: b"",
+        lambda data: data[:20] + bytes(40) + data[60:],
+    ],
+)
+@pytest.mark.parametrize("name", ["PNG", "JPEG"])
+@pytest.mark.parametrize("pillow", [True, False])
+def test_damaged_files_are_refused(file, name, damage, pillow, monkeypatch):
+    if not pillow:
+        monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    pixels = np.random.default_rng(8).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    data = np.frombuffer(damage(encode(pixels, format=name)), np.uint8)
+    with pytest.raises(InputError) as caught:
+        NoisySession(file, threads=1).run(data)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_sweep_of_such_a_file_is_refused(file, tmp_path, capsys):

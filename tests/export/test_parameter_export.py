@@ -207,7 +207,7 @@ def test_formats_of_files(tmp_path, same_bits):
 def test_errors_leave_no_file(tmp_path):
     bare = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU())
     cases = [
-        (bare, {"sites": "bias"}, "has a bias; leave 'bias' out"),
+        (bare, {"sites": "bias"}, "of the graph has a bias"),
         (bare, {"sites": "activation,bias"}, "has a bias"),
         (bare, {"sites": "1.weight"}, "its parameters are 0.weight"),
         (bare, {"sites": "weight", "storage_format": "weight=int8"}, "quantize"),

@@ -148,7 +148,7 @@ def test_normalisations_and_computed_weights():
 @pytest.mark.parametrize(
     ("model", "request_", "words"),
     [
-        (nn.Linear(4, 4, bias=False), "bias", "has a bias; leave 'bias' out"),
+        (nn.Linear(4, 4, bias=False), "bias", "of the graph has a bias"),
         (nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU()), "activation,bias", "has a bias"),
         (nn.ReLU(), "weight", "has a weight"),
         (nn.Linear(4, 4), "weights", "'weight', 'bias'"),

@@ -82,7 +82,7 @@ def test_time_and_samples_are_counted(model_path, x):
     session.run(x)
     session.run(x[:2])
     assert session.inferences == 9
-    assert 0 < session.run_seconds < 5
+    assert session.run_seconds > 0
 
 
 def test_several_outputs(make_model, tmp_path, x):

@@ -223,19 +223,21 @@ def test_a_session_is_made_where_a_parameter_changes(tmp_path):
     assert asked(0.1, seed=4)[1] == 3
     assert asked([0.1, 0, 0, 0, 0], seed=4)[1] == 4
     assert asked([0.1, 0, 0, 0, 0], mask=0xFF, seed=4)[1] == 5
-    assert 0 < trials.seconds < 30
+    assert trials.seconds > 0
 
 
 def test_preparation_is_no_run_time(tmp_path):
     session = NoisySession(small_network(tmp_path / "m.onnx"), threads=1)
     x = np.zeros((1, 1, 6, 6), np.float32)
     session.run(x)
-    assert session.prepare_seconds < session.run_seconds
-    before = session.run_seconds
-    session._trials.seconds = 0.0
+    clean = session.prepare_seconds
     session.run(x, 0.1)
-    assert session.prepare_seconds > 0
-    assert session.run_seconds - before < session.prepare_seconds
+    noisy = session.prepare_seconds
+    before = session.run_seconds
+    session.run(x, 0.1)
+    assert noisy > clean
+    assert session.prepare_seconds == noisy
+    assert session.run_seconds > before
 
 
 class Dumping(SessionMaker):
