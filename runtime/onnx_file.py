@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
 from ..ortops.formats import ELEMENT_TYPES
-from .protobuf import Field, fields, integers, last, messages, signed, text
+from .protobuf import Field, as_bytes, fields, integers, last, messages, signed, text
 
 _Result = TypeVar("_Result")
 _STORE = (noise_inputs.DOMAIN.encode(), noise_inputs.OPERATOR.encode())
@@ -147,7 +147,7 @@ def read_file(path: Path, work: Callable[[memoryview], _Result]) -> _Result:
             return work(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except InputError:
         raise
-    except (ValueError, IndexError, TypeError, RecursionError, struct.error):
+    except (ValueError, IndexError, TypeError, OverflowError, RecursionError, struct.error):
         raise InputError(f"model {path}: expected an ONNX model, got something else") from None
     except OSError as error:
         raise InputError(f"model file {path}: {error.strerror}") from None
@@ -211,8 +211,8 @@ def read_node(data: memoryview) -> Node:
     return Node(
         text(entries, NODE_DOMAIN),
         text(entries, NODE_TYPE),
-        [bytes(value) for number, value in entries if number == NODE_INPUT],
-        [bytes(value) for number, value in entries if number == NODE_OUTPUT],
+        [as_bytes(value) for number, value in entries if number == NODE_INPUT],
+        [as_bytes(value) for number, value in entries if number == NODE_OUTPUT],
         attributes,
     )
 

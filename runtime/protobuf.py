@@ -81,7 +81,21 @@ def last(some: list[Field], wanted: int) -> Any:
 
 def text(some: list[Field], wanted: int) -> bytes:
     """Return the last value of a field of bytes, empty where there is none."""
-    return bytes(last(some, wanted) or b"")
+    value = last(some, wanted)
+    return b"" if value is None else as_bytes(value)
+
+
+def as_bytes(value: Any) -> bytes:
+    """Copy a field of bytes; of an integer, `bytes` would allocate as many.
+
+    Raises
+    ------
+    ValueError
+        The field is a number.
+    """
+    if not isinstance(value, memoryview):
+        raise ValueError("no protobuf")
+    return bytes(value)
 
 
 def signed(value: int) -> int:

@@ -10,6 +10,7 @@ from ...ortops.errors import InputError
 from .common import (
     add_custom_ops,
     add_normalization,
+    check_apart,
     check_output,
     print_json,
     progress,
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Annotate, report the sites."""
     output = check_output(args.output)
+    check_apart(output, args.model, "-o")
     require(("onnx",), "export")
     from ... import export
 

@@ -140,6 +140,18 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_apart(output: Path, model: str, name: str) -> None:
+    """Check that a file to be written is not the model that is read.
+
+    Raises
+    ------
+    InputError
+        It is.
+    """
+    if output.resolve() == Path(model).resolve():
+        raise InputError(f"{name} {output}: expected another file than the model {model}")
+
+
 def check_plot(path: str | None) -> None:
     """Check, before long work, that a plot can be drawn and written at `path` (None: no plot)."""
     if path is None:

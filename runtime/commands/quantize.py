@@ -10,6 +10,7 @@ from ...ortops.errors import InputError
 from ...ortops.files import write_whole
 from .common import (
     add_normalization,
+    check_apart,
     check_output,
     natural,
     positive,
@@ -90,9 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantize, report the sites and the kernels."""
     output = check_output(args.output)
+    check_apart(output, args.model, "-o")
     scales = check_output(args.scales) if args.scales is not None else None
     if scales is not None and scales.resolve() == output.resolve():
         raise InputError("--scales: expected another file than -o OUT.onnx")
+    if scales is not None:
+        check_apart(scales, args.model, "--scales")
     require(("onnx",), "export")
     from ... import export
 

@@ -143,7 +143,7 @@ def test_bad_models(plain, tmp_path, ok, error):
     assert "got a folder" in error("annotate", plain, "-o", tmp_path)
     ok("annotate", plain, "-o", out)
     before = out.read_bytes()
-    assert "annotated already" in error("annotate", out, "-o", out)
+    assert "annotated already" in error("annotate", out, "-o", tmp_path / "twice.onnx")
     assert out.read_bytes() == before
     assert "`noisystore annotate`" in error("inspect", plain)
 
@@ -152,3 +152,11 @@ def test_without_onnx(plain, tmp_path, error, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = error("annotate", plain, "-o", tmp_path / "m.onnx")
     assert "pip install noisystore[export]" in line
+
+
+def test_the_model_is_not_written_over(plain, tmp_path, error):
+    before = plain.read_bytes()
+    assert "expected another file than the model" in error("annotate", plain, "-o", plain)
+    options = ["--data", "digits", "-o", tmp_path / "q.onnx", "--scales", plain]
+    assert "expected another file than the model" in error("quantize", plain, *options)
+    assert plain.read_bytes() == before

@@ -178,3 +178,20 @@ def test_a_node_with_inputs_of_its_own_is_not_certain(make_model, tmp_path):
 
 def test_exported_models_state_their_sizes(model):
     assert NoisySession(model).sizes_confirmed
+
+
+@pytest.mark.parametrize("size", [1 << 45, 1 << 63])
+def test_a_number_where_a_name_belongs_allocates_nothing(tmp_path, size):
+    def varint(value):
+        out = bytearray()
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*out, value])
+
+    node = bytes([1 << 3]) + varint(size)  # its first input, as a number
+    graph = bytes([1 << 3 | 2, len(node)]) + node
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(bytes([7 << 3 | 2, len(graph)]) + graph)
+    with pytest.raises(InputError, match="expected an ONNX"):
+        read_stores(path)
