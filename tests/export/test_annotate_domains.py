@@ -229,7 +229,7 @@ def test_extensions_are_found():
     ("sites", "match"),
     [
         ("activation", "no site for 'activation'"),
-        ("weight", "has a weight; leave 'weight' out"),
+        ("weight", "of the graph has a weight"),
         ("Conv", "the model's operators are Mul"),
         ("nothing.*", "the model's tensors are x, y"),
         ("n", r"n: expected a tensor of float32, .* got one of int64"),
