@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 #: Lengths of free axes that are no batch, and bounds of integers, in the order of trial.
 _KINDS = ((32, 10), (64, 10), (224, 10), (8, 10), (32, 2), (8, 2), (1, 1))
+#: Length of an axis 0 that may be no batch: no multiple of a batch that is tried, and not 1, which
+#: would be broadcast.
+_OWN = 7
 
 
 class Feeds:
@@ -34,15 +37,18 @@ class Feeds:
         Batch size that the file fixes.
     batch_symbol : str or None
         Name of the free batch axis.
-    batched : set of str
-        Inputs whose axis 0 runs over the batch.
-    free_axes : bool
-        Other axes than the batch's have no fixed length.
 
     Raises
     ------
     InputError
         The example does not fit the inputs.
+
+    Notes
+    -----
+    The first input decides which length on axis 0 is the batch. Inputs with the same length or
+    symbol there are batched. Where another is free, it is no batch unless the example has the same
+    length in both, or the model runs only so. A fixed length in front of free ones leaves the
+    batch axis unknown (a recurrent state [1, N, H] before the input [N, T, D]).
     """
 
     def __init__(self, model: onnx.ModelProto, example: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -64,30 +70,62 @@ class Feeds:
         self._classify()
 
     def _classify(self) -> None:
-        ranked = {name: shape for name, shape in self.shapes.items() if shape}
-        first = next(iter(ranked.values()), None)
-        length = first[0] if first else None
+        front = {name: shape[0] for name, shape in self.shapes.items() if shape}
+        length = next(iter(front.values()), None)
         self.fixed_batch = length if isinstance(length, int) else None
         self.batch_symbol = length if isinstance(length, str) else None
-        self.batched = {
-            name
-            for name, shape in ranked.items()
-            if (shape[0] == length if self.fixed_batch else not isinstance(shape[0], int))
-        }
-        self.free_axes = any(
-            shape is None
-            or any(
-                not isinstance(length, int)
-                for i, length in enumerate(shape)
-                if i or name not in self.batched
-            )
+        free = {name for name, other in front.items() if not isinstance(other, int)}
+        self._surely = {name for name, other in front.items() if other == length is not None}
+        self._maybe = free - self._surely
+        self._tied = False
+        if self.fixed_batch is not None:
+            if free:
+                self._surely = set()
+            self._maybe = set()
+        elif front:
+            first = next(iter(front))
+            self._surely.add(first)
+            self._maybe.discard(first)
+            if self.example:
+                size = len(self.example[first])
+                self._surely |= {n for n in self._maybe if len(self.example[n]) == size}
+                self._maybe -= self._surely
+
+    @property
+    def batched(self) -> set[str]:
+        """Inputs whose axis 0 runs over the batch."""
+        return self._surely | self._maybe if self._tied else self._surely
+
+    @property
+    def all_batched(self) -> bool:
+        """Whether every input's axis 0 runs over the batch."""
+        return self.batched == {*self.shapes}
+
+    @property
+    def free_axes(self) -> bool:
+        """Whether other axes than the batch's have no fixed length."""
+        return any(
+            shape is None or any(self._is_free(name, axis) for axis in range(len(shape)))
             for name, shape in self.shapes.items()
         )
 
+    def _is_batch(self, name: str, axis: int) -> bool:
+        length = (self.shapes[name] or ())[axis]
+        named = isinstance(length, str) and length == self.batch_symbol
+        return named or (not axis and name in self.batched)
+
+    def _is_free(self, name: str, axis: int) -> bool:
+        fixed = isinstance((self.shapes[name] or ())[axis], int)
+        return not fixed and not self._is_batch(name, axis)
+
     def next_kind(self) -> bool:
         """Go on to another kind of drawn values; False where there is none left."""
+        if self.example:
+            return False
         self._kind += 1
-        return not self.example and self._kind < len(_KINDS)
+        if self._kind == len(_KINDS) and self._maybe and not self._tied:
+            self._kind, self._tied = 0, True
+        return self._kind < len(_KINDS)
 
     def draw(self, batch: int) -> Arrays:
         """Draw values for a batch, or fit the example to its size.
@@ -100,19 +138,37 @@ class Feeds:
         return {name: self._one(name, batch) for name in self.shapes}
 
     def _one(self, name: str, batch: int) -> npt.NDArray[Any]:
+        shape = self.shapes[name]
         if name in self.example:
             array = self.example[name]
-            if name not in self.batched or len(array) == batch:
-                return array
-            return np.resize(array, (batch, *array.shape[1:]))
-        shape = self.shapes[name]
+            for axis in range(array.ndim if shape is not None else 0):
+                if self._is_batch(name, axis):
+                    array = _repeated(array, axis, batch)
+            return array
         if shape is None:
             raise ValueError(f"input {name} has no shape")
         free, bound = _KINDS[min(self._kind, len(_KINDS) - 1)]
-        lengths = [length if isinstance(length, int) else free for length in shape]
-        if name in self.batched:
-            lengths[0] = batch
+        lengths = []
+        for axis, length in enumerate(shape):
+            if self._is_batch(name, axis):
+                lengths.append(batch)
+            elif isinstance(length, int):
+                lengths.append(length)
+            else:
+                lengths.append(free if axis or name not in self._maybe else _OWN)
         return self._random(name, tuple(lengths), bound)
+
+    def stretched(self, feed: Arrays) -> Iterator[Arrays]:
+        """Yield copies of a feed with other lengths of the free axes, the batch as it is."""
+        for other in (lambda n: 2 * n, lambda n: max(n // 2, 1), lambda n: n + 1):
+            result = {}
+            for name, array in feed.items():
+                for axis in range(array.ndim if self.shapes[name] is not None else 0):
+                    if self._is_free(name, axis):
+                        array = _repeated(array, axis, other(array.shape[axis]))
+                result[name] = array
+            if any(result[name].shape != feed[name].shape for name in feed):
+                yield result
 
     def _random(self, name: str, shape: tuple[int, ...], bound: int) -> npt.NDArray[Any]:
         dtype = numpy_type(self.codes[name])
@@ -149,6 +205,11 @@ class Feeds:
                 array.dtype
             )
         return self._generator.choice(array.reshape(-1), array.shape).astype(array.dtype)
+
+
+def _repeated(array: npt.NDArray[Any], axis: int, length: int) -> npt.NDArray[Any]:
+    """Repeat or cut an array along an axis."""
+    return array.take(np.arange(length) % array.shape[axis], axis)
 
 
 def numpy_type(code: int) -> np.dtype[Any] | None:

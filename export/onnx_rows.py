@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,10 @@ def measure_rows(
     """Find rows_per_sample of tensors by running the clean model.
 
     Where the batch is free, the number of rows must be the same multiple of two batch sizes, and
-    changing one sample of a batch may change only its rows. Where the file fixes a batch of one,
-    the whole tensor is that sample.
+    changing one sample of a batch may change only its rows. Where other axes of the inputs are
+    free, it must be the same at another length of theirs. Where the file fixes a batch of one,
+    the whole tensor is that sample. A model whose first output mixes samples has no rows of a
+    sample at all, for the batch is its sample.
 
     Parameters
     ----------
@@ -44,7 +47,8 @@ def measure_rows(
     libraries : sequence of path-like
         Of custom operators.
     notes : list of str
-        A line is added where the model cannot be run, and shapes must do.
+        A line is added where the model cannot be run, and shapes must do; where it runs at one
+        length of its free axes only; and where it mixes samples.
 
     Returns
     -------
@@ -60,7 +64,9 @@ def measure_rows(
     names = list(dict.fromkeys(tensor.name for tensor in stored))
     try:
         session = open_session(source, names, libraries)
-        found = _Measurement(session, feeds, names).run(stored)
+        found = _Measurement(session, feeds, names, source.model.graph.output[0].name).run(
+            stored, notes
+        )
     except InputError:
         raise
     except Exception as error:  # whatever ONNX Runtime refuses, shapes must do
@@ -72,23 +78,44 @@ def measure_rows(
 
 
 class _Measurement:
-    def __init__(self, session: Any, feeds: Feeds, names: Sequence[str]) -> None:
+    def __init__(self, session: Any, feeds: Feeds, names: Sequence[str], output: str) -> None:
         self.session = session
         self.feeds = feeds
         self.names = list(names)
+        self.output = output
 
-    def run(self, stored: Sequence[Stored]) -> list[int]:
+    def run(self, stored: Sequence[Stored], notes: list[str]) -> list[int]:
         size = self.feeds.fixed_batch or _BATCH
         base, first = self._first_run(size)
+        others = []
+        smaller = size if self.feeds.fixed_batch else _BATCH - 1
         other = None
         if self.feeds.fixed_batch is None and self.feeds.batched:
-            other = self._outputs(self.feeds.draw(_BATCH - 1))
-        rows = {name: self._rows(first[name], other, name, size) for name in self.names}
+            other = self._outputs(self.feeds.draw(smaller))
+            others.append(other)
+        if self.feeds.free_axes and self.feeds.batched:
+            others += self._stretched(smaller, notes)
+        rows = {n: self._rows(first[n], [o[n] for o in others], size, smaller) for n in first}
         if size > 1:
-            self._confirm(rows, base, first)
+            mixed = self._mixed(rows, base, first)
+            if self.output in mixed:
+                notes.append("the model mixes the samples of a batch: the batch is its sample")
+                mixed = {*rows}
+            rows.update(dict.fromkeys(mixed, -1))
         for tensor in stored:
             self._fill(tensor, rows[tensor.name], first, other, size)
         return [rows[tensor.name] for tensor in stored]
+
+    def _stretched(self, batch: int, notes: list[str]) -> list[Arrays]:
+        """Run at another length of the free axes."""
+        for feed in self.feeds.stretched(self.feeds.draw(batch)):
+            with contextlib.suppress(Exception):  # whatever ONNX Runtime refuses
+                return [self._outputs(feed)]
+        notes.append(
+            "rows per sample were measured at one length of the inputs' free axes: the model "
+            "does not run at others that were tried"
+        )
+        return []
 
     def _first_run(self, size: int) -> tuple[Arrays, Arrays]:
         """Run on the first kind of drawn values that the model takes."""
@@ -101,36 +128,45 @@ class _Measurement:
                     raise
 
     def _outputs(self, feed: Arrays) -> Arrays:
-        values = self.session.run(self.names, feed)
-        return dict(zip(self.names, values, strict=True))
+        names = list(dict.fromkeys([*self.names, self.output]))
+        values = zip(names, self.session.run(names, feed), strict=True)
+        return {n: v for n, v in values if isinstance(v, np.ndarray) or n in self.names}
 
-    def _rows(self, first: npt.NDArray[Any], others: Arrays | None, name: str, size: int) -> int:
+    def _rows(
+        self,
+        first: npt.NDArray[Any],
+        others: Sequence[npt.NDArray[Any]],
+        size: int,
+        smaller: int,
+    ) -> int:
+        """Rows of a sample: the same multiple of the batch in every run, else -1."""
         if not first.ndim or not first.size or not self.feeds.batched:
             return -1
         rows, rest = divmod(first.shape[0], size)
         if not rows or rest:
             return -1
-        if others is not None:
-            other = others[name]
-            if other.ndim != first.ndim or other.shape[0] != rows * (_BATCH - 1):
-                return -1
-        return rows
+        same = all(o.ndim == first.ndim and o.shape[0] == rows * smaller for o in others)
+        return rows if same else -1
 
-    def _confirm(self, rows: dict[str, int], base: Arrays, first: Arrays) -> None:
-        """Give up rows of tensors where changing one sample changes another's."""
+    def _mixed(self, rows: dict[str, int], base: Arrays, first: Arrays) -> set[str]:
+        """Tensors with rows of a sample where changing one changes another's, or that are not
+        seen to follow the batch where some inputs do not.
+        """
         pending = {name for name, count in rows.items() if count > 0}
+        mixed = set()
         for _ in range(_ATTEMPTS):
             if not pending:
-                return
+                break
             changed = self._outputs(self.feeds.vary(base, _CHANGED))
             for name in list(pending):
                 moved = _changed_rows(first[name], changed[name])
                 own = np.zeros_like(moved)
                 own[_CHANGED * rows[name] : (_CHANGED + 1) * rows[name]] = True
                 if (moved & ~own).any():
-                    rows[name] = -1
-                if rows[name] < 0 or moved.any():
+                    mixed.add(name)
+                if moved.any():
                     pending.discard(name)
+        return mixed if self.feeds.all_batched else mixed | pending - {self.output}
 
     def _fill(
         self, tensor: Stored, rows: int, first: Arrays, other: Arrays | None, size: int
@@ -159,6 +195,8 @@ class _Measurement:
 
 def _changed_rows(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Rows that differ by more than the rounding of a differently blocked product."""
+    if before.dtype.kind in "OSU":  # text
+        return np.asarray(before != after).reshape(len(before), -1).any(axis=1)
     a = before.reshape(len(before), -1).astype(np.float64)
     b = after.reshape(len(after), -1).astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))

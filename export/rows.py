@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from ..ortops.errors import InputError
 from .examples import batched_example
@@ -37,7 +38,8 @@ def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
     """Find rows_per_sample of tensors by running the clean graph.
 
     The number of rows must be the same multiple of two batch sizes, and changing one sample of
-    a batch may change only its rows.
+    a batch may change only its rows. A model whose first output mixes samples has no rows of a
+    sample at all, for the batch is its sample.
 
     Parameters
     ----------
@@ -57,27 +59,36 @@ def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
     """
     generator = torch.Generator().manual_seed(0)
     batched = traced.batched
+    output = _first_output(traced)
+    watched = list(dict.fromkeys([*nodes, *output]))
     base = _varied(batched_example(traced.example, _BATCH, batched), batched, None, generator)
-    first = _run(traced, nodes, base)
-    other = _run(traced, nodes, batched_example(traced.example, _BATCH - 1, batched))
-    found = [_rows(first[node], other[node]) for node in nodes]
-    pending = set(range(len(nodes)))
+    first = _run(traced, watched, base)
+    other = _run(traced, watched, batched_example(traced.example, _BATCH - 1, batched))
+    rows = {node: _rows(first[node], other[node]) for node in watched}
+    pending = {node for node, count in rows.items() if count > 0}
+    mixed = set()
     for _ in range(_ATTEMPTS):
-        changed = _run(traced, nodes, _varied(base, batched, _CHANGED, generator))
-        for i in list(pending):
-            if found[i] < 0:
-                pending.discard(i)
-                continue
-            rows = _changed_rows(first[nodes[i]], changed[nodes[i]])
-            own = torch.zeros_like(rows)
-            own[_CHANGED * found[i] : (_CHANGED + 1) * found[i]] = True
-            if bool((rows & ~own).any()):
-                found[i] = -1
-            if found[i] < 0 or bool(rows.any()):
-                pending.discard(i)
         if not pending:
             break
-    return found
+        changed = _run(traced, watched, _varied(base, batched, _CHANGED, generator))
+        for node in list(pending):
+            moved = _changed_rows(first[node], changed[node])
+            own = torch.zeros_like(moved)
+            own[_CHANGED * rows[node] : (_CHANGED + 1) * rows[node]] = True
+            if bool((moved & ~own).any()):
+                mixed.add(node)
+            if bool(moved.any()):
+                pending.discard(node)
+    if mixed & {*output}:
+        return [-1] * len(nodes)
+    return [-1 if node in mixed else rows[node] for node in nodes]
+
+
+def _first_output(traced: Trace) -> list[fx.Node]:
+    """First tensor of the result, if the graph computes one."""
+    end = next(node for node in traced.module.graph.nodes if node.op == "output")
+    leaves = [leaf for leaf in pytree.tree_leaves(end.args) if isinstance(leaf, fx.Node)]
+    return [leaf for leaf in leaves if isinstance(leaf.meta.get("val"), Tensor)][:1]
 
 
 def _run(

@@ -166,3 +166,14 @@ def test_a_tensor_without_the_batch_in_front(tmp_path, runner):
         ("tanh", -1, 3),
         ("relu", -1, 3),
     ]
+
+
+def test_samples_that_mix_behind_the_last_site(tmp_path):
+    class Centred(nn.Module):
+        def forward(self, x):
+            y = torch.relu(x)
+            return y - y.mean(0), y
+
+    x = torch.randn(4, 3)
+    result = export_onnx(Centred(), x, tmp_path / "m.onnx")
+    assert [s["rows_per_sample"] for s in result.sites] == [-1]
