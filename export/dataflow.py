@@ -44,6 +44,9 @@ class Node:
         the model's own stores is that NoisyStore's Node.
     op_type : str
         The ONNX operator, which a request may name; "" in PyTorch.
+    fused : Node or None
+        The operation in front that runs in one kernel with this one, so that its own result lies
+        in no memory; a request that names it means this one.
     handle : object
         The front end's own node.
     """
@@ -58,6 +61,7 @@ class Node:
     dynamic: bool = True
     parameters: Mapping[str, Node] = field(default_factory=dict)
     op_type: str = ""
+    fused: Node | None = None
     handle: Any = None
     readers: list[Node] = field(default_factory=list)
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..ortops.errors import InputError
 from ..ortops.noise_inputs import NOISE_INPUTS, PREPROCESS_KEY
+from .onnx_order import refill
 
 #: Names of the file's data input and outputs.
 IMAGE, LABEL, SCORE = "image", "label", "score"
@@ -77,11 +78,11 @@ def add_image_processing(
     graph.node.extend([*decoder.graph.node, *nodes, *body, *behind])
     graph.initializer.extend([*decoder.graph.initializer, *constants])
     kept = [v for v in graph.input if v.name in NOISE_INPUTS]
-    _replace(graph.input, [_value(IMAGE, TensorProto.UINT8, ["bytes"]), *kept])
+    refill(graph.input, [_value(IMAGE, TensorProto.UINT8, ["bytes"]), *kept])
     graph.value_info.append(data[0])
     outputs = [_value(LABEL, TensorProto.INT64, [1]), _value(SCORE, TensorProto.FLOAT, [1])]
     graph.value_info.extend(graph.output[:1])
-    _replace(graph.output, outputs)
+    refill(graph.output, outputs)
     if all(o.domain != _EXTENSIONS for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_EXTENSIONS, 1))
     values = {p.key: p.value for p in model.metadata_props}
@@ -147,17 +148,23 @@ def _mark_opset(model: onnx.ModelProto, opset: int) -> None:
             f"got {current}"
         )
     for node in _all_nodes(model.graph):
-        if node.domain in ("", "ai.onnx"):
-            before = onnx.defs.get_schema(node.op_type, current, "").since_version
-            after = onnx.defs.get_schema(node.op_type, opset, "").since_version
-            if before != after:
-                raise InputError(
-                    f"preprocess image: expected a model of opset {opset} or newer, got {current}, "
-                    f"in which {node.op_type} differs; convert it with onnx.version_converter"
-                )
+        standard = node.domain in ("", "ai.onnx")
+        if standard and _since(node.op_type, current) != _since(node.op_type, opset):
+            raise InputError(
+                f"preprocess image: expected a model of opset {opset} or newer, got {current}, in "
+                f"which {node.op_type} differs; convert it with onnx.version_converter"
+            )
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = opset
+
+
+def _since(operator: str, opset: int) -> int:
+    """Opset that an operator has its present form since; 0 where a runtime added it to ONNX's."""
+    try:
+        return int(onnx.defs.get_schema(operator, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -270,9 +277,3 @@ def _classification(logits: str) -> list[onnx.NodeProto]:
 
 def _value(name: str, element: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, element, list(shape))
-
-
-def _replace(field: Any, values: Sequence[Any]) -> None:
-    kept = list(values)
-    del field[:]
-    field.extend(kept)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 #: Kind of a node that is a NoisyStore already.
 STORE = "store"
 
+#: Kind of a node that is its input once more, in other integers.
+AGAIN = "again"
+
 #: Kinds whose result is one value in every element.
 FILLED: Mapping[str, float] = {"zeros": 0.0, "ones": 1.0}
 

@@ -21,10 +21,11 @@ from .image_processing import add_image_processing
 from .onnx_files import Source, read_model, write_model
 from .onnx_graph import dataflow, is_store
 from .onnx_model import check, check_normalization, finish, lower_versions
-from .onnx_order import graphs, subgraphs
+from .onnx_order import graphs, refill, subgraphs
+from .onnx_quantized import merge_quantizers
 from .onnx_rows import measure_rows
 from .onnx_stores import insert_stores, storage_format_of
-from .onnx_types import Stored, TensorType, infer_types
+from .onnx_types import FLOATS, Stored, TensorType, infer_types
 from .site_formats import parse_formats, stored_bits
 from .sites import PARAMETER_KINDS, Request, find_sites, parse_sites
 
@@ -103,8 +104,9 @@ def annotate(
         Values of the inputs, axis 0 the batch, to measure rows per sample with.
     custom_op_libraries : sequence of path-like
         Shared libraries with the model's own operators; that of onnxruntime-extensions is found.
-    normalization : (mean, std), optional
-        Of an image data set (on x/255, one value a channel), for the metadata.
+    normalization : (mean, std), or "none", optional
+        Of an image data set (on x/255, one value a channel), for the metadata; None: what the
+        model states, "none": images are scaled to x/255 and no more.
     preprocess : "image", optional
         Build the decoding of a PNG or JPEG file in front and its label and score behind into the
         graph; see `noisystore.export.image_processing.add_image_processing`.
@@ -130,7 +132,8 @@ def annotate(
             "pass a string such as 'Conv'"
         )
     formats = parse_formats(storage_format)
-    norm = check_normalization(normalization)
+    bare = isinstance(normalization, str) and normalization == "none"
+    norm = None if bare else check_normalization(normalization)
     if preprocess not in (None, "image"):
         raise InputError(f"preprocess: expected 'image', got {preprocess!r}")
     if path is not None:
@@ -139,6 +142,7 @@ def annotate(
             raise InputError(f"{os.fspath(path)}: the folder {folder} does not exist; create it")
     source = read_model(model)
     _refuse_annotated(source)
+    merge_quantizers(source.model)
     notes = _left_alone(source.model)
     types = infer_types(source, custom_op_libraries, notes)
     _complete_outputs(source.model, types)
@@ -150,9 +154,11 @@ def annotate(
     rows = _rows(source, choices, example, custom_op_libraries, notes)
     records = insert_stores(source.model, choices, rows, wanted)
     _drop_listed_initializers(source.model)
-    finish(source.model, records, norm, from_torch=False)
+    finish(source.model, records, "none" if bare else norm, from_torch=False)
     if preprocess is not None:
-        add_image_processing(source.model, norm or _stated_normalization(source.model))
+        unscaled = {"mean": [0.0], "std": [1.0]}
+        stated = unscaled if bare else norm or _stated_normalization(source.model)
+        add_image_processing(source.model, stated)
         lower_versions(source.model)
         check(source.model)
     source.load_tensors()
@@ -207,7 +213,10 @@ def _by_label(request: Request, nodes: Sequence[Node]) -> Request:
     """
     labels = {node.handle.name: node.label for node in nodes if node.is_float}
     for node in nodes:
-        if not node.is_float and node.label in request.patterns and node.label not in labels:
+        in_kernel = node.handle.type.code in FLOATS  # a float result that lies in no memory
+        if node.is_float or in_kernel or node.label in labels:
+            continue
+        if node.label in request.patterns:
             storage_format_of("native", node.handle, node.label)
             node.is_float = True  # integers that are stored as they are, since they are asked for
     return replace(request, patterns=tuple(labels.get(p, p) for p in request.patterns))
@@ -271,6 +280,4 @@ def _drop_listed_initializers(model: onnx.ModelProto) -> None:
     if model.ir_version >= 4:
         return
     fixed = {tensor.name for tensor in model.graph.initializer}
-    kept = [value for value in model.graph.input if value.name not in fixed]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
+    refill(model.graph.input, [v for v in model.graph.input if v.name not in fixed])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from .onnx_order import graphs, sort_nodes
 MAX_BYTES = 2**31 - 1
 #: Larger tensors are left where they are until the model is written, in bytes.
 LARGE = 1 << 16
+#: Bits of element types that share bytes.
+_NARROW = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _TAKEN = ("No Op registered for", "Field 'shape' of 'type' is required")
 
 
@@ -73,6 +76,7 @@ def read_model(model: Any) -> Source:
     if isinstance(model, onnx.ModelProto):
         source = Source(onnx.ModelProto(), "the model")
         source.model.CopyFrom(model)
+        _check_texts(source.model, source.name)
         if any(is_external(tensor) for tensor in tensors(model)):
             raise InputError(
                 "the model: its tensors lie in other files; pass the path of its file instead"
@@ -80,26 +84,48 @@ def read_model(model: Any) -> Source:
     elif isinstance(model, (str, os.PathLike)):
         path = Path(model)
         source = Source(_parse(path), f"model {path}", path.parent)
+        _check_texts(source.model, source.name)
         for tensor in tensors(source.model):
             if is_external(tensor):
                 size = _span(tensor, path.parent, source.name)[2]
                 if size <= LARGE:
                     _load(tensor, path.parent, source.name)
+            elif len(tensor.raw_data) > LARGE:  # which the checker does not see
+                expected = _data_bytes(tensor, source.name)
+                if len(tensor.raw_data) != expected:
+                    raise _misfit(tensor, expected, len(tensor.raw_data), source.name)
     else:
         raise InputError(
             f"model: expected an onnx.ModelProto or the path of an ONNX file, got a "
             f"{type(model).__name__}"
         )
-    if not source.model.graph.node or not source.model.opset_import:
-        raise InputError(f"{source.name}: expected an ONNX model, got one without operators")
     graph = source.model.graph
-    names = {name for node in graph.node for name in (*node.input, *node.output, node.op_type)}
-    names |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-    if any(isinstance(name, bytes) for name in names):  # how protobuf gives text that is none
-        raise InputError(f"{source.name}: expected names in UTF-8, got a damaged file")
+    if not graph.node or not graph.output or not source.model.opset_import:
+        what = "outputs" if graph.node and source.model.opset_import else "operators"
+        raise InputError(f"{source.name}: expected an ONNX model, got one without {what}")
     sort_nodes(source.model.graph)
     check(source.model, source.name)
     return source
+
+
+def _check_texts(message: Any, name: str) -> None:
+    """Refuse names that are no text; protobuf gives them as bytes.
+
+    Raises
+    ------
+    InputError
+        There is one. What is written for people only may be in any encoding.
+    """
+    for field, value in message.ListFields():
+        if field.name == "doc_string":
+            continue
+        if field.type == field.TYPE_STRING:
+            several = not isinstance(value, (str, bytes))
+            if any(isinstance(v, bytes) for v in (value if several else (value,))):
+                raise InputError(f"{name}: expected text in UTF-8, got a damaged file")
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _check_texts(part, name)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -173,7 +199,8 @@ def _span(tensor: onnx.TensorProto, folder: Path, name: str) -> tuple[Path, int,
         if not file.is_file():
             raise InputError(f"{name}: its weight file {location!r} is missing")
         size = file.stat().st_size
-        length = int(entries.get("length") or size - offset)
+        expected = _data_bytes(tensor, name)
+        length = int(entries.get("length") or expected)
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
@@ -183,7 +210,31 @@ def _span(tensor: onnx.TensorProto, folder: Path, name: str) -> tuple[Path, int,
             f"{name}: tensor {tensor.name}: expected {length} bytes at {offset} of {location!r}, "
             f"which has {size}"
         )
+    if length != expected:
+        raise _misfit(tensor, expected, length, name)
     return file, offset, length
+
+
+def _data_bytes(tensor: onnx.TensorProto, name: str) -> int:
+    """Bytes that a tensor of this type and shape has."""
+    try:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        width = _NARROW.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{name}: tensor {tensor.name}: expected an element type of this version of onnx, got "
+            f"number {tensor.data_type}"
+        ) from None
+    if any(length < 0 for length in tensor.dims):
+        raise InputError(f"{name}: tensor {tensor.name}: damaged shape {list(tensor.dims)}")
+    return -(-math.prod(tensor.dims) * width // 8)
+
+
+def _misfit(tensor: onnx.TensorProto, expected: int, got: int, name: str) -> InputError:
+    return InputError(
+        f"{name}: tensor {tensor.name}: expected {expected} bytes for its shape "
+        f"{list(tensor.dims)}, got {got}: save the model again"
+    )
 
 
 def _load(tensor: onnx.TensorProto, folder: Path, name: str) -> None:

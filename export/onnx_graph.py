@@ -11,7 +11,7 @@ from onnx import helper
 
 from ..ortops.noise_inputs import DOMAIN, OPERATOR
 from .dataflow import Node
-from .kinds import ONNX_KINDS, STORE
+from .kinds import AGAIN, ONNX_KINDS, STORE
 from .onnx_constants import Constants
 from .onnx_norms import mark_normalisations
 from .onnx_order import captured, readers
@@ -65,6 +65,7 @@ class _FrontEnd:
         self.known: dict[str, Node] = {}
         self.parameters: dict[str, Node] = {}
         self.quantized: set[str] = set()
+        self.in_integers: dict[str, Node] = {}
         stores = [n for n in model.graph.node if is_store(n)]
         self.noise = {name for node in stores for name in node.input[1:]}
 
@@ -74,6 +75,8 @@ class _FrontEnd:
                 self.known[value.name] = self._add("input", (), value.name, ())
         for node in self.graph.node:
             inside = captured(node)
+            if not any(node.output):
+                continue
             if is_store(node):
                 self._store(node)
             elif not self.constants.take(node, inside) and not self._seen_through(node):
@@ -140,31 +143,53 @@ class _FrontEnd:
 
     def _quantize(self, node: onnx.NodeProto, source: Node) -> Node:
         """Say what a QuantizeLinear's integers are: the source itself, or its ReLU."""
+        name = node.input[0]
         stored = Stored(node.output[0], self._type(node.output[0]))
         stored.type.code = stored.type.code or self._type_of_zero_point(node)
-        alone = len(self.readers.get(node.input[0], ())) == 1 and node.input[0] not in self.outputs
-        direct = source.handle.name == node.input[0]
-        if (
-            direct
-            and alone
-            and len(node.input) > 2
-            and source.kind in BEFORE_RELU
-            and self._saturates_at_zero(node.input[2], stored.type.code)
-        ):
-            source.is_float = False
-            relu = self._add(
-                "relu",
-                (source,),
-                node.input[0],
-                self.scopes.of(node) or source.scopes,
-                is_float=True,
-                op_type=source.op_type,
-            )
-            relu.handle = stored
-            return relu
-        if direct and alone and node.op_type == "QuantizeLinear":
-            source.handle, source.is_float = stored, True
+        taken = self.in_integers.get(name)
+        if taken is None and (source.handle.name != name or not self._only_quantized(name)):
+            return source
+        source = taken or source
+        saturates = len(node.input) > 2 and self._saturates_at_zero(node.input[2], stored.type.code)
+        if source.kind in BEFORE_RELU and saturates:
+            source.is_float = source is taken and source.is_float
+            return self._again("relu", source, stored, name, node)
+        if node.op_type != "QuantizeLinear":
+            return source
+        if taken is not None:
+            return self._again(AGAIN, source, stored, stored.name, node)
+        self.in_integers[name] = source
+        source.handle, source.is_float = stored, True
+        if saturates and source.kind == "relu" and len(self.readers[name]) == 1:
+            self._fuse(source)
         return source
+
+    def _again(
+        self, kind: str, source: Node, stored: Stored, label: str, node: onnx.NodeProto
+    ) -> Node:
+        """Add the integers of a QuantizeLinear as a result of their own."""
+        scopes = self.scopes.of(node) or source.scopes
+        made = self._add(kind, (source,), label, scopes, is_float=True, op_type=source.op_type)
+        made.handle = stored
+        return made
+
+    def _only_quantized(self, name: str) -> bool:
+        """Say whether only QuantizeLinear operators read a tensor."""
+        nodes = [self.graph.node[i] for i in self.readers.get(name, ())]
+        return name not in self.outputs and all(
+            node.op_type in _QUANTIZE and list(node.input).index(name) == 0 for node in nodes
+        )
+
+    def _fuse(self, relu: Node) -> None:
+        """Note that a ReLU runs in the kernel of the layer in front.
+
+        The saturation of its integers makes it needless, and ONNX Runtime drops it.
+        """
+        layer = relu.inputs[0]
+        if isinstance(layer, Node) and layer.kind in BEFORE_RELU:
+            name = layer.handle.name
+            if name not in self.outputs and len(self.readers.get(name, ())) == 1:
+                layer.is_float, relu.fused = False, layer
 
     def _type_of_zero_point(self, node: onnx.NodeProto) -> int:
         known = self._type(node.input[2]).code if len(node.input) > 2 else 0

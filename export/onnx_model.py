@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from ..ortops.noise_inputs import (
     seed_array,
 )
 from .onnx_files import check, tensors, write_model
-from .onnx_order import graphs
+from .onnx_order import graphs, refill
 
 __all__ = ["check_normalization", "finish", "write_model"]
 
@@ -53,7 +53,7 @@ _TYPE_IR: dict[int, int] = {
 def finish(
     model: onnx.ModelProto,
     sites: Sequence[Mapping[str, Any]],
-    normalization: Mapping[str, list[float]] | None = None,
+    normalization: Mapping[str, list[float]] | str | None = None,
     *,
     from_torch: bool = True,
 ) -> None:
@@ -64,8 +64,8 @@ def finish(
     model : onnx.ModelProto
     sites : sequence of mapping
         One record a site, by number.
-    normalization : mapping, optional
-        ``mean`` and ``std`` of the images.
+    normalization : mapping or "none", optional
+        ``mean`` and ``std`` of the images; see `set_normalization`.
     from_torch : bool
         Written by this package's own export: the first input's batch axis is named, and what the
         exporter noted for people is dropped.
@@ -136,18 +136,12 @@ def set_noise_inputs(model: onnx.ModelProto, sites: int) -> None:
         numpy_helper.from_array(np.ascontiguousarray(array), name)
         for name, array in zip(NOISE_INPUTS, defaults, strict=True)
     ]
-    _replace(graph.input, [*own, *added])
+    refill(graph.input, [*own, *added])
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name in {*rename, *NOISE_INPUTS}:
             del graph.initializer[i]
     graph.initializer.extend(values)
-    _replace(graph.value_info, infos)
-
-
-def _replace(field: Any, values: Iterable[Any]) -> None:
-    kept = list(values)
-    del field[:]
-    field.extend(kept)
+    refill(graph.value_info, infos)
 
 
 def name_batch(model: onnx.ModelProto) -> None:
@@ -182,7 +176,7 @@ def strip_exporter_metadata(model: onnx.ModelProto, doc_strings: bool = True) ->
 def set_metadata(
     model: onnx.ModelProto,
     sites: Sequence[Mapping[str, Any]],
-    normalization: Mapping[str, list[float]] | None,
+    normalization: Mapping[str, list[float]] | str | None,
 ) -> None:
     """Record the sites, the noise model's version and the normalization."""
     values = {p.key: p.value for p in model.metadata_props if not p.key.startswith("pkg.")}
@@ -193,12 +187,15 @@ def set_metadata(
 
 
 def set_normalization(
-    model: onnx.ModelProto, normalization: Mapping[str, list[float]] | None
+    model: onnx.ModelProto, normalization: Mapping[str, list[float]] | str | None
 ) -> None:
-    """Record the normalization of the images; None leaves what is there."""
-    if normalization is not None:
-        values = {p.key: p.value for p in model.metadata_props}
-        helper.set_model_props(model, {**values, NORMALIZATION_KEY: json.dumps(normalization)})
+    """Record the normalization of the images; None leaves what is there, "none" drops it."""
+    if normalization is None:
+        return
+    values = {p.key: p.value for p in model.metadata_props if p.key != NORMALIZATION_KEY}
+    if not isinstance(normalization, str):
+        values[NORMALIZATION_KEY] = json.dumps(normalization)
+    helper.set_model_props(model, values)
 
 
 def lower_versions(model: onnx.ModelProto) -> None:
@@ -223,7 +220,7 @@ def lower_versions(model: onnx.ModelProto) -> None:
         if domain and domain != "ai.onnx" and domain in used:
             versions[domain] = version
     versions[DOMAIN] = OPSET_VERSION
-    _replace(model.opset_import, (helper.make_opsetid(d, v) for d, v in versions.items()))
+    refill(model.opset_import, (helper.make_opsetid(d, v) for d, v in versions.items()))
     model.ir_version = _lowest_ir(model, versions[""])
 
 

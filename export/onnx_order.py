@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import onnx
 
@@ -46,6 +47,21 @@ def readers(graph: onnx.GraphProto) -> dict[str, list[int]]:
     return found
 
 
+def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Rename what a node and its subgraphs read; a subgraph's own names hide outer ones."""
+    for i, name in enumerate(node.input):
+        if name in names:
+            node.input[i] = names[name]
+    for graph in subgraphs(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        outer = {old: new for old, new in names.items() if old not in own}
+        for inner in graph.node:
+            rename_reads(inner, outer)
+        for value in graph.output:
+            value.name = outer.get(value.name, value.name)
+
+
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Put the nodes of a graph in topological order, where they are not; some converters forget it.
 
@@ -75,6 +91,11 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
             if i not in placed:
                 placed.add(i)
                 order.append(i)
-    nodes = [graph.node[i] for i in order]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    refill(graph.node, [graph.node[i] for i in order])
+
+
+def refill(field: Any, values: Iterable[Any]) -> None:
+    """Put other messages in place of those of a repeated field, which may be among them."""
+    kept = list(values)
+    del field[:]
+    field.extend(kept)

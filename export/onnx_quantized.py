@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators of quantized graphs and of ONNX Runtime's own domain, as the site rules see them."""
+"""Quantized graphs and ONNX Runtime's own operators, as the site rules see them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+
+from .onnx_constants import Constants
+from .onnx_order import readers, refill, rename_reads
 
 #: Bottom of the range of a quantized type: a zero point there makes saturation a ReLU.
 LOWEST: Mapping[int, int] = {
@@ -90,3 +93,42 @@ FUSED: Mapping[tuple[str, str], Operands] = {
     ("com.microsoft", "FusedConv"): Operands("conv", (0, 1, 2), _AFFINE),
     ("com.microsoft", "FusedGemm"): Operands("gemm", (0, 1, 2), _AFFINE),
 }
+
+
+def merge_quantizers(model: onnx.ModelProto) -> None:
+    """Merge QuantizeLinear operators that make the same integers of one tensor, in place.
+
+    Some tools place one in front of each reader. ONNX Runtime merges them as well: the integers
+    lie in memory once.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    """
+    graph = model.graph
+    constants = Constants(graph)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants.take(node, set())
+    outputs = {value.name for value in graph.output}
+    reading = readers(graph)
+    first: dict[tuple[object, ...], str] = {}
+    merged: set[int] = set()
+    for i, node in enumerate(graph.node):
+        if node.op_type != "QuantizeLinear" or node.domain not in ("", "ai.onnx"):
+            continue
+        parameters = [constants.array(name) for name in node.input[1:]]
+        same = (
+            node.input[0],
+            *(
+                name if array is None else (array.dtype.str, array.shape, array.tobytes())
+                for name, array in zip(node.input[1:], parameters, strict=True)
+            ),
+            *sorted(a.SerializeToString() for a in node.attribute),
+        )
+        kept = first.setdefault(same, node.output[0])
+        if kept != node.output[0] and node.output[0] not in outputs:
+            merged.add(i)
+            for reader in reading.get(node.output[0], ()):
+                rename_reads(graph.node[reader], {node.output[0]: kept})
+    refill(graph.node, [node for i, node in enumerate(graph.node) if i not in merged])

@@ -149,8 +149,9 @@ class _Measurement:
         return rows if same else -1
 
     def _mixed(self, rows: dict[str, int], base: Arrays, first: Arrays) -> set[str]:
-        """Tensors with rows of a sample where changing one changes another's, or that are not
-        seen to follow the batch where some inputs do not.
+        """Tensors where changing one sample changes another's rows.
+
+        Where some inputs do not follow the batch, tensors that are not seen to follow it as well.
         """
         pending = {name for name, count in rows.items() if count > 0}
         mixed = set()

@@ -15,7 +15,7 @@ from ..ortops.noise_inputs import DOMAIN, NOISE_INPUTS, OPERATOR
 from .kinds import STORE
 from .onnx_files import Source
 from .onnx_graph import dataflow, is_store
-from .onnx_order import readers, subgraphs
+from .onnx_order import graphs, readers, refill, rename_reads
 from .onnx_types import FLOATS, Stored, infer_types
 from .sites import PARAMETER_KINDS, Choice, Request, find_sites
 
@@ -122,10 +122,12 @@ class _Edit:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.taken = {name for node in graph.node for name in (*node.input, *node.output)}
-        self.taken |= {v.name for v in (*graph.input, *graph.output)}
-        self.taken |= {t.name for t in graph.initializer}
-        self.node_names = {node.name for node in graph.node}
+        self.taken: set[str] = set()
+        self.node_names: set[str] = set()
+        for part in graphs(graph):  # a subgraph's own name would hide the outer one
+            self.taken |= {n for node in part.node for n in (*node.input, *node.output)}
+            self.taken |= {v.name for v in (*part.input, *part.output, *part.initializer)}
+            self.node_names |= {node.name for node in part.node}
         self.made = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
         self.readers = readers(graph)
         self.before: dict[int, list[onnx.NodeProto]] = {}
@@ -199,28 +201,12 @@ class _Edit:
         """Put the nodes in and rename the readers."""
         nodes = list(self.graph.node)
         for i in {i for name in self.renamed for i in self.readers.get(name, ())}:
-            _rename(nodes[i], self.renamed)
+            rename_reads(nodes[i], self.renamed)
         ordered: list[onnx.NodeProto] = []
         for i, node in enumerate(nodes):
             kept = () if i in self.dropped else (node,)
             ordered += [*self.before.get(i, ()), *kept, *self.after.get(i, ())]
-        del self.graph.node[:]
-        self.graph.node.extend(ordered)
-
-
-def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    """Rename what a node and its subgraphs read; a subgraph's own names hide outer ones."""
-    for i, name in enumerate(node.input):
-        if name in names:
-            node.input[i] = names[name]
-    for graph in subgraphs(node):
-        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-        own |= {name for inner in graph.node for name in inner.output}
-        outer = {old: new for old, new in names.items() if old not in own}
-        for inner in graph.node:
-            _rename(inner, outer)
-        for value in graph.output:
-            value.name = outer.get(value.name, value.name)
+        refill(self.graph.node, ordered)
 
 
 def add_parameter_sites(

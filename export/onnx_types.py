@@ -127,8 +127,9 @@ def _assume(graph: onnx.GraphProto, types: dict[str, TensorType]) -> None:
     outer = [types[v.name].code for v in graph.input if v.name in types]
     usual = next((code for code in outer if code in FLOATS), onnx.TensorProto.FLOAT)
     for node in graph.node:
-        first = node.output[0]
-        if node.op_type not in ONNX_KINDS or types.get(first, TensorType()).code:
+        first = next(iter(node.output), "")
+        known = not first or types.get(first, TensorType()).code
+        if node.op_type not in ONNX_KINDS or known:
             continue
         codes = [types[name].code for name in node.input if name in types]
         types[first] = TensorType(next((code for code in codes if code in FLOATS), usual))

@@ -26,8 +26,16 @@ from .calibration import Calibration, Reader, check_ranges, draw
 from .integer_kernels import FLOAT_KERNELS, Kernels, integer_kernels
 from .onnx_annotate import annotate
 from .onnx_files import MAX_BYTES, Source, graphs, read_model, write_model
-from .quantized_model import keep_scopes, record_quantization, tensor_scales
-from .sites import parse_sites
+from .onnx_graph import dataflow
+from .onnx_types import infer_types
+from .quantized_model import (
+    QUANTIZED_ENDS,
+    keep_scopes,
+    own_biases,
+    record_quantization,
+    tensor_scales,
+)
+from .sites import Request, find_sites, parse_sites
 
 if TYPE_CHECKING:
     from ..runtime.dataset import Dataset
@@ -174,8 +182,6 @@ def quantize(
         if not isinstance(value, str) or value not in known:
             raise InputError(f"{what}: expected {', '.join(known)}, got {value!r}")
     plain = isinstance(sites, str) and sites == "none"
-    if not plain:
-        parse_sites(sites)  # a mistake in it is told before the long work
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise InputError(f"{os.fspath(path)}: the folder {folder} does not exist; create it")
@@ -183,6 +189,8 @@ def quantize(
     check_plain(source)
     source.load_tensors()
     check_weights(source)
+    if not plain:
+        _check_sites(source, sites)
     if source.model.ByteSize() > MAX_BYTES:
         raise InputError(
             f"{source.name}: expected a model of at most {MAX_BYTES} bytes, got "
@@ -202,7 +210,8 @@ def quantize(
         record["percentile"] = PERCENTILE
     quantized = _quantized(source, calibration, record, progress or _no_progress)
     record["scales"] = tensor_scales(quantized)
-    record_quantization(quantized, calibration.normalization, record)
+    bare = isinstance(normalization, str) and normalization == "none"
+    record_quantization(quantized, "none" if bare else calibration.normalization, record)
     if plain:
         records: list[dict[str, Any]] = []
         bits, parameter_bits, notes, final = 0, 0, [], quantized
@@ -285,6 +294,24 @@ def check_weights(source: Source) -> None:
             raise InputError(f"{source.name}: weight {tensor.name} holds NaN or infinity")
 
 
+def _check_sites(source: Source, sites: Any) -> None:
+    """Tell a mistake in the sites before the long work.
+
+    Raises
+    ------
+    InputError
+        A name matches nothing in the float model, and is none that only a quantized model has:
+        a tensor that the quantizer names, or an operator such as QLinearConv.
+    """
+    names = tuple(
+        name
+        for name in parse_sites(sites).patterns
+        if not name.endswith(QUANTIZED_ENDS) and not name.startswith("Q")
+    )
+    if names:
+        find_sites(dataflow(source.model, infer_types(source)), Request(patterns=names))
+
+
 def _quantized(
     source: Source,
     calibration: Calibration,
@@ -315,6 +342,8 @@ def _quantized(
         except Exception as error:
             raise InputError(f"{source.name}: ONNX Runtime: {_one_line(error)}") from None
         floats = onnx.load(folded)
+        if own_biases(floats, source.model.graph):
+            write_model(floats, folded)
         check_ranges(Source(floats, source.name), calibration, ticker("ranges"))
         try:
             with _quiet():

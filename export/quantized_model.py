@@ -4,19 +4,27 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from itertools import chain, count
 from typing import Any
 
 import onnx
 from onnx import helper, numpy_helper
 
-from ..ortops.noise_inputs import NORMALIZATION_KEY
-from .onnx_files import graphs
+from .onnx_model import set_normalization
+from .onnx_order import graphs, refill
 
 QUANTIZATION_KEY = "noisystore.quantization"
 
 #: Activations that the quantizer replaces by the saturation of the layer in front.
 REMOVED = frozenset({"Relu", "Clip"})
+
+#: What the quantizer appends to the names of the tensors that it makes.
+QUANTIZED_ENDS = ("_quantized", "_QuantizeLinear_Output", "_DequantizeLinear_Output")
+
+#: Operators whose third input is a bias, quantized by the scales of the first two.
+BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 _INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
 
@@ -51,6 +59,47 @@ def keep_scopes(floats: onnx.GraphProto, quantized: onnx.GraphProto) -> None:
         node.metadata_props.extend(maker.metadata_props)
 
 
+def own_biases(model: onnx.ModelProto, original: onnx.GraphProto) -> bool:
+    """Give each layer a bias of its own, in place: the scale of a bias is that of one layer.
+
+    Layers may share one, and ONNX Runtime's optimizations merge biases of equal values, such as 0.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Of float32, about to be quantized.
+    original : onnx.GraphProto
+        What it was optimized from; a bias takes back the name that it has there.
+
+    Returns
+    -------
+    bool
+        Whether any was shared.
+    """
+    graph = model.graph
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    layers = [n for n in graph.node if n.op_type in BIASED and len(n.input) > 2]
+    shared = [n for n in layers if n.input[2] in values and readers[n.input[2]] > 1]
+    names = {n.name: n.input[2] for n in original.node if n.name and len(n.input) > 2}
+    of_layers = Counter(node.input[2] for node in shared)
+    replaced = {name for name, n in of_layers.items() if n == readers[name]}
+    taken = ({*values} | {n for node in graph.node for n in (*node.input, *node.output)}) - replaced
+    copies: list[onnx.TensorProto] = []
+    for node in shared:
+        tensor = values[node.input[2]]
+        wanted = names.get(node.name) or tensor.name
+        numbered = (f"{wanted}_{i}" for i in count(1))
+        name = next(n for n in chain([wanted], numbered) if n not in taken)
+        taken.add(name)
+        copies.append(onnx.TensorProto())
+        copies[-1].CopyFrom(tensor)
+        copies[-1].name = node.input[2] = name
+    kept = [tensor for name, tensor in values.items() if name not in replaced]
+    refill(graph.initializer, [*kept, *copies])
+    return bool(shared)
+
+
 def tensor_scales(model: onnx.ModelProto) -> dict[str, list[float]]:
     """Read the scale and the zero point of every quantized tensor.
 
@@ -80,18 +129,15 @@ def tensor_scales(model: onnx.ModelProto) -> dict[str, list[float]]:
 
 def record_quantization(
     model: onnx.ModelProto,
-    normalization: Mapping[str, list[float]] | None,
+    normalization: Mapping[str, list[float]] | str | None,
     record: Mapping[str, Any],
 ) -> None:
     """Record how the model was made; drop the domains that ONNX Runtime adds and nobody uses."""
     nodes = [node for graph in graphs(model.graph) for node in graph.node]
     nodes += [node for function in model.functions for node in function.node]
     used = {"", "ai.onnx", *(node.domain for node in nodes)}
-    opsets = [opset for opset in model.opset_import if opset.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(opsets)
+    refill(model.opset_import, [opset for opset in model.opset_import if opset.domain in used])
     values = {p.key: p.value for p in model.metadata_props if not p.key.startswith("onnx.")}
     values[QUANTIZATION_KEY] = json.dumps(record)
-    if normalization is not None:
-        values[NORMALIZATION_KEY] = json.dumps(normalization)
     helper.set_model_props(model, values)
+    set_normalization(model, normalization)

@@ -11,7 +11,7 @@ from typing import Any
 from ..ortops.errors import InputError
 from .activation_patterns import match_activation
 from .dataflow import Node, Scope
-from .kinds import ACTIVATIONS, LAYERS, NORMALISATIONS, STORE
+from .kinds import ACTIVATIONS, AGAIN, LAYERS, NORMALISATIONS, STORE
 
 #: Kinds of sites that are stored parameters, in the order in which a layer reads them.
 PARAMETER_KINDS = ("weight", "bias")
@@ -210,7 +210,7 @@ def _chosen_outputs(
                 if scope.path and fnmatchcase(scope.path, pattern):
                     used_patterns.add(pattern)
                     wanted = True
-        for pattern in {node.op_type, node.label} & {*request.patterns}:
+        for pattern in _own_names(node) & {*request.patterns}:
             used_patterns.add(pattern)
             wanted = True
         if candidate or kind == "input":
@@ -221,6 +221,12 @@ def _chosen_outputs(
         if wanted:
             chosen[node] = Choice(node, name, kind, op)
     return chosen, used_types, used_patterns
+
+
+def _own_names(node: Node) -> set[str]:
+    """Operator and tensor, by which a request may choose a node whatever it is."""
+    own = {node.op_type, node.label, node.label.removesuffix("_quantized")}
+    return own | _own_names(node.fused) if node.fused is not None else own
 
 
 def _stored_parameters(nodes: Sequence[Node]) -> dict[Node, tuple[Choice, Node]]:
@@ -267,6 +273,8 @@ def _candidates(nodes: Sequence[Node]) -> dict[Node, _Candidate]:
         match = match_activation(node) or _match_layer(node)
         if match is not None:
             found[node] = _Candidate(*match)
+        elif node.kind == AGAIN and node.inputs[0] in found:
+            found[node] = _Candidate(found[node.inputs[0]].op)
     absorbed: set[Node] = set()
     for end in reversed(nodes):
         if end not in found or end in absorbed:

@@ -211,7 +211,7 @@ def _clean_run(path: str, x: Any, threads: int | None) -> Callable[[], Any]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -44,6 +44,11 @@ class Dataset:
     parent_sha256: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(
+                f"data set: expected its name, then images and labels, got a "
+                f"{type(self.name).__name__} as name"
+            )
         object.__setattr__(self, "images", _checked_images(self.name, np.asarray(self.images)))
         if self.labels is not None:
             labels = _checked_labels(self.name, np.asarray(self.labels), len(self.images))

@@ -87,8 +87,8 @@ class SessionMaker:
         from .. import ortops
 
         options = onnxruntime.SessionOptions()
-        # At the default level every overridable initializer prints a warning.
-        options.log_severity_level = 3
+        # Else overridable initializers print warnings, and errors that are raised are printed, too.
+        options.log_severity_level = 4
         if self.threads is not None:
             options.intra_op_num_threads = int(self.threads)
         for key, value in entries.items():

@@ -129,6 +129,18 @@ class NoisySession:
         self._trials = trial_sessions(maker)
         self._session = maker.from_file() if self._trials is None else self._trials.clean
         self.provider: str = self._session.get_providers()[0]
+        self.run_seconds = 0.0
+        self.inferences = 0
+        self._sha256 = ""
+        try:
+            self._describe()
+        except UnicodeDecodeError:
+            raise InputError(
+                f"model {self.path}: expected names in UTF-8, got a damaged file"
+            ) from None
+
+    def _describe(self) -> None:
+        """Read sites, inputs and outputs off the file and its session."""
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         sites, stores = read_sites(metadata, self.path), read_stores(self.path)
         self.sizes_confirmed = confirm_sites(sites, stores, self.path)
@@ -147,9 +159,6 @@ class NoisySession:
         self.input_dtype = self._types[self.input_name]
         self.batch = self.input_shape[0] if self.input_shape else None
         self.output_names = tuple(o.name for o in self._session.get_outputs())
-        self.run_seconds = 0.0
-        self.inferences = 0
-        self._sha256 = ""
 
     @property
     def prepare_seconds(self) -> float:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         storage_format=args.storage_format,
         example=_read_example(args.example) if args.example is not None else None,
         custom_op_libraries=args.custom_ops,
-        normalization=None if args.normalization == "none" else args.normalization,
+        normalization=args.normalization,
         preprocess=args.preprocess,
     )
     for note in result.notes:

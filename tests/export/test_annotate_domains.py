@@ -88,6 +88,42 @@ def test_a_subgraph_s_own_name_hides_the_outer_one():
     assert not y.any()
 
 
+def test_names_inside_subgraphs_are_not_taken_again():
+    """A branch's own tensor of the new name would hide what it is to read from outside."""
+    then = helper.make_graph(
+        [NODE("Neg", ["x"], ["x.noisy"]), NODE("Add", ["x.noisy", "x"], ["t"])],
+        "then",
+        [],
+        [value("t", shape=None)],
+    )
+    other = helper.make_graph([NODE("Abs", ["x"], ["e"])], "else", [], [value("e", shape=None)])
+    nodes = [NODE("If", ["yes"], ["y"], then_branch=then, else_branch=other)]
+    made = model(nodes, [value("x")], [value("y")], [constant("yes", np.array(True))])
+    result = annotate(made, sites="input")
+    (node,) = stores(result.model)
+    assert list(node.output) == ["x.noisy_"]
+    runner = session(result.model)
+    x = feeds(runner)
+    (y,) = runner.run(None, {**x, **noise(1, 0.1)})
+    assert not y.any()  # the noisy input less itself; the clean one would leave a rest
+
+
+def test_operators_without_a_result():
+    sink = helper.make_node("Print", ["r"], [], domain="com.example.debug")
+    made = model(
+        [NODE("Relu", ["x"], ["r"]), sink, NODE("Neg", ["r"], ["y"])],
+        [value("x")],
+        [value("y")],
+        domains=["com.example.debug"],
+    )
+    result = annotate(made, sites="layer,input")
+    assert [s["name"] for s in result.sites] == ["x", "r"]
+    assert [n.op_type for n in result.model.graph.node].count("Print") == 1
+    del made.graph.output[:]
+    with pytest.raises(InputError, match="without outputs"):
+        annotate(made)
+
+
 def test_loops_and_functions_are_left_alone():
     body = helper.make_graph(
         [

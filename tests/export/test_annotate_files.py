@@ -114,7 +114,14 @@ def test_tensors_outside_the_folder(external, tmp_path, location):
 
 
 @pytest.mark.parametrize(
-    ("key", "entry"), [("offset", "9999999"), ("length", "-4"), ("length", "x")]
+    ("key", "entry"),
+    [
+        ("offset", "9999999"),
+        ("length", "-4"),
+        ("length", "x"),
+        ("length", "4"),
+        ("length", b"\xff\xfe"),
+    ],
 )
 def test_damaged_references(external, tmp_path, key, entry):
     path, _ = external
@@ -123,10 +130,35 @@ def test_damaged_references(external, tmp_path, key, entry):
     kept = {e.key: e.value for e in tensor.external_data} | {key: entry}
     del tensor.external_data[:]
     for name, text in kept.items():
-        tensor.external_data.add(key=name, value=text)
-    path.write_bytes(made.SerializeToString())
-    with pytest.raises(InputError, match=r"tensor w: "):
+        tensor.external_data.add(key=name, value=text if isinstance(text, str) else "????")
+    data = made.SerializeToString()
+    path.write_bytes(data if isinstance(entry, str) else data.replace(b"????", entry * 2))
+    with pytest.raises(InputError, match=r"tensor w: |text in UTF-8"):
         annotate(path)
+
+
+def test_tensors_that_do_not_fill_their_shape(external, tmp_path):
+    path, whole = external
+    made = onnx.load(path, load_external_data=False)
+    made.graph.initializer[0].dims[0] -= 1
+    path.write_bytes(made.SerializeToString())
+    tensor = whole.graph.initializer[0]
+    tensor.raw_data = tensor.raw_data[:-4]
+    inside = tmp_path / "inside.onnx"
+    inside.write_bytes(whole.SerializeToString())
+    for case in (path, inside):
+        with pytest.raises(InputError, match=r"tensor w: expected \d+ bytes for its shape"):
+            annotate(case)
+
+
+def test_text_that_is_no_utf8(tmp_path):
+    data = network().SerializeToString()
+    path = tmp_path / "m.onnx"
+    for old, new in ((b"\x12\x01n", b"\x12\x01\xff"), (b"transB", b"tra\xffsB")):
+        assert old in data
+        path.write_bytes(data.replace(old, new))
+        with pytest.raises(InputError, match="text in UTF-8"):
+            annotate(path)
 
 
 def test_files_that_are_no_models(tmp_path):

@@ -96,7 +96,12 @@ def test_metadata_and_normalization():
     assert props["author"] == "somebody"
     assert props["noisystore.noise_model"] == "1"
     assert json.loads(props["noisystore.sites"]) == result.sites
-    assert json.loads(props["noisystore.normalization"]) == {"mean": [0.5] * 3, "std": [0.25] * 3}
+    stated = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    assert json.loads(props["noisystore.normalization"]) == stated
+    helper.set_model_props(made, {"noisystore.normalization": json.dumps(stated)})
+    for given, expected in ((None, stated), ("none", None)):
+        props = {p.key: p.value for p in annotate(made, normalization=given).model.metadata_props}
+        assert json.loads(props.get("noisystore.normalization", "null")) == expected
 
 
 def test_bits_are_the_reference_s():

@@ -215,12 +215,35 @@ def test_nan_is_the_largest_logit():
     assert label.tolist() == [2]
 
 
+def test_pixels_that_are_only_scaled(tmp_path):
+    """--normalization none overrules what the file states."""
+    plain = tmp_path / "plain.onnx"
+    model, example = Small().eval(), torch.randn(2, 3, SIZE, SIZE)
+    export_onnx(model, example, plain, sites="none", normalization=NORMALIZATION)
+    words = ["annotate", str(plain), "--preprocess", "image", "--normalization", "none", "-o"]
+    assert main([*words, str(tmp_path / "image.onnx")]) == 0
+    pixels = np.random.default_rng(6).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    session = NoisySession(tmp_path / "image.onnx", threads=1)
+    assert session.normalization is None
+    label, score = session.run(np.frombuffer(encode(pixels, format="PNG"), np.uint8))
+    x = torch.from_numpy(pixels.transpose(2, 0, 1)[None] / np.float32(255))
+    expected = torch.softmax(model(x).detach(), 1)[0]
+    assert label[0] == int(expected.argmax())
+    assert score[0] == pytest.approx(float(expected.max()), abs=1e-5)
+
+
 def plain(shape, element=TensorProto.FLOAT, op="GlobalAveragePool", opset=18):
     x = helper.make_tensor_value_info("x", element, shape)
     y = helper.make_tensor_value_info("y", element, ["n", 3])
     nodes = [helper.make_node(op, ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
     opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opsets)
+
+
+def test_operators_that_a_runtime_adds_have_no_versions():
+    model = plain(["n", 3, 4, 4], op="SimplifiedLayerNormalization", opset=17)
+    add_image_processing(model, NORMALIZATION)
+    assert {o.version for o in model.opset_import if not o.domain} == {18}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from quantizable import SHAPE, calibration_data, flips, run, small_network, stor
 
 from noisystore.export import quantize
 from noisystore.export.integer_kernels import integer_kernels
+from noisystore.ortops.errors import InputError
 from noisystore.runtime import NoisySession
 from noisystore.runtime.dataset import Dataset
 
@@ -80,6 +81,67 @@ def test_batch_normalization_is_folded(tmp_path, data):
     assert len(result.sites) == 2
     want, got = run(network, data.images)[0], run(model, data.images)[0]
     assert np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)) < 0.05
+
+
+@pytest.mark.parametrize("graph_format", ["qdq", "qoperator"])
+@pytest.mark.parametrize("bias", ["shared", "equal", "zero"])
+def test_each_layer_has_a_bias_of_its_own(tmp_path, data, graph_format, bias):
+    """ONNX Runtime merges equal ones, but each has the scale of its layer."""
+    network = small_network()
+    network.graph.node[3].CopyFrom(network.graph.node[0])  # conv2 like conv1, twice as large
+    second = network.graph.node[3]
+    second.name, second.input[0], second.output[0] = "conv2", "p1", "c2"
+    values = {t.name: numpy_helper.to_array(t) for t in network.graph.initializer}
+    values["conv2.weight"] = 4 * np.random.default_rng(3).normal(0, 0.3, (8, 8, 3, 3))
+    values["fc.weight"] = values["fc.weight"][:, : 8 * 2 * 2]
+    if bias == "zero":
+        values["conv1.bias"] = np.zeros(8)
+    values["conv2.bias"] = values["conv1.bias"]
+    second.input[1:] = ["conv2.weight", "conv1.bias" if bias == "shared" else "conv2.bias"]
+    del network.graph.initializer[:]
+    network.graph.initializer.extend(
+        numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items()
+    )
+    result = quantize(
+        network, data, tmp_path / "q.onnx", graph_format=graph_format, sites="layer,bias"
+    )
+    assert str(result.kernels) == "3 of 3"
+    named = "conv1.bias_1" if bias == "shared" else "conv2.bias"
+    biases = [site["name"] for site in result.sites if site["kind"] == "bias"]
+    assert biases == ["conv1.bias", named, "fc.bias"]
+    want, got = run(network, data.images)[0], run(onnx.load(result.path), data.images)[0]
+    assert np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)) < 0.05
+
+
+@pytest.mark.parametrize("sites", ["zork", "layer,features.*", ["r1", "zork_output"]])
+def test_a_mistake_in_the_sites_is_told_before_the_calibration(tmp_path, data, sites):
+    seen = []
+    with pytest.raises(InputError, match=r"sites: nothing matches '(zork|features)"):
+        quantize(
+            small_network(),
+            data,
+            tmp_path / "q.onnx",
+            sites=sites,
+            progress=lambda *phase: seen.append(phase),
+        )
+    assert not seen
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("graph_format", "sites", "count"),
+    [
+        ("qoperator", "QLinearConv", 2),
+        ("qoperator", "c1,c2_quantized", 2),
+        ("qdq", "Conv,fc.weight", 3),
+        ("qdq", "r1,r2_QuantizeLinear_Output", 2),
+    ],
+)
+def test_sites_by_names_of_either_model(tmp_path, data, graph_format, sites, count):
+    result = quantize(
+        small_network(), data, tmp_path / "q.onnx", graph_format=graph_format, sites=sites
+    )
+    assert len(result.sites) == count
 
 
 @pytest.mark.parametrize("opset", [11, 12, 13, 20, 21])

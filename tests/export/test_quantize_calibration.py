@@ -71,6 +71,11 @@ def test_uint8_images_are_normalized(tmp_path, data):
     helper.set_model_props(again, {"noisystore.normalization": texts["noisystore.normalization"]})
     same = quantize(again, Dataset("bytes", images), tmp_path / "r.onnx", method="minmax")
     assert same.quantization == result.quantization
+    bare = quantize(again, Dataset("bytes", images), tmp_path / "s.onnx", normalization="none")
+    assert bare.quantization["scales"]["x"][0] == pytest.approx(1 / 255, rel=1e-3)
+    names = {p.key for p in onnx.load(bare.path).metadata_props}
+    assert "noisystore.quantization" in names
+    assert "noisystore.normalization" not in names
 
 
 def test_a_fixed_batch_is_kept(tmp_path, data):

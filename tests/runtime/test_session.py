@@ -121,6 +121,16 @@ def test_bad_metadata(make_model, tmp_path, metadata, message):
         NoisySession(make_model(tmp_path / "m.onnx", metadata=metadata))
 
 
+@pytest.mark.parametrize("text", [b'"hidden"', b"logits"])
+def test_text_that_is_no_utf8(model_path, tmp_path, text):
+    data = model_path.read_bytes()
+    assert text in data
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data.replace(text, text[:-2] + b"\xff" + text[-1:]))
+    with pytest.raises(InputError, match="names in UTF-8"):
+        NoisySession(path)
+
+
 def test_sites_without_a_gap(make_model, tmp_path, session):
     record = {k: getattr(session.sites[0], k) for k in session.sites[0].__dataclass_fields__}
     text = json.dumps([record, {**record, "site": 2}])
