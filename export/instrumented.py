@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 from ..ortops.errors import InputError
 from .examples import flatten_args
 from .site_formats import parse_formats
-from .sites import Choice, Request, find_sites, parse_sites, split_sites
+from .site_request import Request, parse_sites
+from .sites import Choice, find_sites, split_sites
 from .torch_graph import Trace, dataflow, trace
 from .torch_op import NOISE_NAMES, NoisyStore, noise_tensors
 from .torch_stores import NoisyTrace, Site, insert_stores, links, rows_of

@@ -27,7 +27,8 @@ from .onnx_rows import measure_rows
 from .onnx_stores import insert_stores, storage_format_of
 from .onnx_types import FLOATS, Stored, TensorType, infer_types
 from .site_formats import parse_formats, stored_bits
-from .sites import PARAMETER_KINDS, Request, find_sites, parse_sites
+from .site_request import PARAMETER_KINDS, Request, parse_sites
+from .sites import find_sites
 
 
 @dataclass(frozen=True)

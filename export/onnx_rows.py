@@ -197,7 +197,7 @@ class _Measurement:
 def _changed_rows(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Rows that differ by more than the rounding of a differently blocked product."""
     if before.dtype.kind in "OSU":  # text
-        return np.asarray(before != after).reshape(len(before), -1).any(axis=1)
+        return np.asarray((before != after).reshape(len(before), -1).any(axis=1))
     a = before.reshape(len(before), -1).astype(np.float64)
     b = after.reshape(len(after), -1).astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))

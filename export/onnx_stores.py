@@ -17,7 +17,8 @@ from .onnx_files import Source
 from .onnx_graph import dataflow, is_store
 from .onnx_order import graphs, readers, refill, rename_reads
 from .onnx_types import FLOATS, Stored, infer_types
-from .sites import PARAMETER_KINDS, Choice, Request, find_sites
+from .site_request import PARAMETER_KINDS, Request
+from .sites import Choice, find_sites
 
 _TYPES = {kind.code: kind for kind in ELEMENT_TYPES.values()}
 #: Named in the records though native: a reader of these cannot tell the type by the word's width.

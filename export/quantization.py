@@ -35,7 +35,8 @@ from .quantized_model import (
     record_quantization,
     tensor_scales,
 )
-from .sites import Request, find_sites, parse_sites
+from .site_request import Request, parse_sites
+from .sites import find_sites
 
 if TYPE_CHECKING:
     from ..runtime.dataset import Dataset
