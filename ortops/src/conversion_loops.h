@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Storing and loading many values. Included by conversions.cc once per instruction set, inside a
-// namespace and with TARGET, which the functions that loop are compiled for. No include guard on
-// purpose.
+// namespace and with TARGET, which the functions that loop are compiled for, and HAS_VALUES where
+// there are vectors for hand-written conversions. No include guard on purpose.
 
 template <class X, class F>
 inline __attribute__((always_inline)) void encode_each(const Quantization& q,
@@ -41,60 +41,19 @@ TARGET void decode(const Quantization& q, const unsigned char* words, unsigned c
   decode_each<X, F>(q, words, y, count);
 }
 
-#if defined(USE_F16C)
+#if HAS_VALUES
 
-// Eight values by hand, for all but NaN: hardware quiets it, and the sum of Bfloat16 overflows.
-template <class F>
-struct Eight;
-
-template <>
-struct Eight<Float16> {
-  TARGET static __m128i encode(__m256 x) {
-    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
-  TARGET static __m256 decode(__m128i words) { return _mm256_cvtph_ps(words); }
-  TARGET static __m256 round_trip(__m256 x) { return decode(encode(x)); }
-};
-
-template <>
-struct Eight<Bfloat16> {
-  TARGET static __m256i rounded(__m256 x) {
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-  }
-  TARGET static __m128i encode(__m256 x) {
-    const __m256i words = _mm256_srli_epi32(rounded(x), 16);
-    return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  }
-  TARGET static __m256 decode(__m128i words) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
-  }
-  TARGET static __m256 round_trip(__m256 x) {
-    const __m256i kept = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
-    return _mm256_castsi256_ps(_mm256_and_si256(rounded(x), kept));
-  }
-};
-
-TARGET inline __m256 read_eight(const unsigned char* x) {
-  return _mm256_loadu_ps(reinterpret_cast<const float*>(x));
-}
-
-TARGET inline bool any_nan(__m256 a, __m256 b) {  // also where one is an ordinary number
-  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0;
-}
-
+// By hand, for all but NaN: hardware quiets it, and the sum of Bfloat16 overflows.
 template <class F>
 TARGET void encode_sixteens(const Quantization& q, const unsigned char* x, unsigned char* words,
                             std::size_t count) {
   for (; count >= 16; count -= 16, x += 64, words += 32) {
-    const __m256 a = read_eight(x), b = read_eight(x + 32);
+    const Values a = read_values(x), b = read_values(x + 32);
     if (any_nan(a, b)) {
       encode_each<Float32, F>(q, x, words, 16);
     } else {
-      auto* out = reinterpret_cast<__m128i*>(words);
-      _mm_storeu_si128(out, Eight<F>::encode(a));
-      _mm_storeu_si128(out + 1, Eight<F>::encode(b));
+      write_words(words, Eight<F>::encode(a));
+      write_words(words + 16, Eight<F>::encode(b));
     }
   }
   encode_each<Float32, F>(q, x, words, count);
@@ -104,15 +63,13 @@ template <class F>
 TARGET void decode_sixteens(const Quantization& q, const unsigned char* words, unsigned char* y,
                             std::size_t count) {
   for (; count >= 16; count -= 16, y += 64, words += 32) {
-    const auto* in = reinterpret_cast<const __m128i*>(words);
-    const __m256 a = Eight<F>::decode(_mm_loadu_si128(in));
-    const __m256 b = Eight<F>::decode(_mm_loadu_si128(in + 1));
+    const Values a = Eight<F>::decode(read_words(words));
+    const Values b = Eight<F>::decode(read_words(words + 16));
     if (any_nan(a, b)) {
       decode_each<Float32, F>(q, words, y, 16);
     } else {
-      auto* out = reinterpret_cast<float*>(y);
-      _mm256_storeu_ps(out, a);
-      _mm256_storeu_ps(out + 8, b);
+      write_values(y, a);
+      write_values(y + 32, b);
     }
   }
   decode_each<Float32, F>(q, words, y, count);
@@ -134,13 +91,12 @@ template <class F>
 TARGET void round_trip_sixteens(const Quantization& q, const unsigned char* x, unsigned char* y,
                                 std::size_t count) {
   for (; count >= 16; count -= 16, x += 64, y += 64) {
-    const __m256 a = read_eight(x), b = read_eight(x + 32);
+    const Values a = read_values(x), b = read_values(x + 32);
     if (any_nan(a, b)) {
       round_trip_each<F>(q, x, y, 16);
     } else {
-      auto* out = reinterpret_cast<float*>(y);
-      _mm256_storeu_ps(out, Eight<F>::round_trip(a));
-      _mm256_storeu_ps(out + 8, Eight<F>::round_trip(b));
+      write_values(y, Eight<F>::round_trip(a));
+      write_values(y + 32, Eight<F>::round_trip(b));
     }
   }
   round_trip_each<F>(q, x, y, count);
@@ -154,11 +110,13 @@ constexpr Conversion conversion_of() {
     return {};
   } else if constexpr (Same<X, Float32>::value &&
                        (Same<F, Float16>::value || Same<F, Bfloat16>::value)) {
-#if defined(USE_F16C)
+#if HAS_VALUES
     return {encode_sixteens<F>, decode_sixteens<F>, round_trip_sixteens<F>};
 #else
     return {encode<X, F>, decode<X, F>};
 #endif
+  } else if constexpr (holds<F, X>()) {
+    return {encode<X, F>, decode<X, F>, unchanged<sizeof(typename X::Word)>};
   } else {
     return {encode<X, F>, decode<X, F>};
   }

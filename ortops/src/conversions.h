@@ -24,8 +24,10 @@ struct Conversion {
 // The tables' keys are [type][format], of types that convert.
 const Conversion* const* portable_conversions();
 #if defined(__x86_64__)
-// For a processor with AVX2 and F16C. Conversions wait for memory rather than for wider vectors.
+// For a processor with AVX2 and F16C.
 const Conversion* const* avx2_conversions();
+// For one with AVX-512 F, BW, DQ and VL.
+const Conversion* const* avx512_conversions();
 #endif
 
 }  // namespace noisystore

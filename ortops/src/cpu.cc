@@ -101,7 +101,7 @@ namespace avx512 {
 constexpr Kernels kPortable = {"portable", portable::flip, portable::count, portable_conversions};
 #if defined(__x86_64__)
 constexpr Kernels kAvx2 = {"avx2", avx2::flip, avx2::count, avx2_conversions};
-constexpr Kernels kAvx512 = {"avx512", avx512::flip, avx512::count, avx2_conversions};
+constexpr Kernels kAvx512 = {"avx512", avx512::flip, avx512::count, avx512_conversions};
 #endif
 
 struct Available {
