@@ -8,7 +8,7 @@ from collections.abc import Mapping
 #: Kind of a node that is a NoisyStore already.
 STORE = "store"
 
-#: Kind of a node that is its input once more, in other integers.
+#: Kind of a node that is its input stored once more, in other integers; nothing reads it.
 AGAIN = "again"
 
 #: Kinds whose result is one value in every element.

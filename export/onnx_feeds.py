@@ -75,26 +75,36 @@ class Feeds:
         self.fixed_batch = length if isinstance(length, int) else None
         self.batch_symbol = length if isinstance(length, str) else None
         free = {name for name, other in front.items() if not isinstance(other, int)}
-        self._surely = {name for name, other in front.items() if other == length is not None}
-        self._maybe = free - self._surely
-        self._tied = False
+        self._tied: set[str] = set()
+        self._maybe: set[str] = set()
+        same = {n for n, other in front.items() if length is not None and other == length}
         if self.fixed_batch is not None:
-            if free:
-                self._surely = set()
-            self._maybe = set()
-        elif front:
-            first = next(iter(front))
-            self._surely.add(first)
-            self._maybe.discard(first)
-            if self.example:
-                size = len(self.example[first])
-                self._surely |= {n for n in self._maybe if len(self.example[n]) == size}
-                self._maybe -= self._surely
+            self._surely = set() if free else same
+            return
+        self._surely = same | {*list(front)[:1]}
+        self._maybe = free - self._surely
+        if self.example and front:
+            size = len(self.example[next(iter(front))])
+            self._surely |= {n for n in self._maybe if len(self.example[n]) == size}
+            self._maybe -= self._surely
 
     @property
     def batched(self) -> set[str]:
         """Inputs whose axis 0 runs over the batch."""
-        return self._surely | self._maybe if self._tied else self._surely
+        return self._surely | self._tied
+
+    @property
+    def tied(self) -> list[str]:
+        """Inputs that are taken for batched, since the model does not run with none of them so."""
+        return sorted(self._tied)
+
+    def untie(self, name: str) -> None:
+        """Take an input for not batched."""
+        self._tied.discard(name)
+
+    def tie(self, name: str) -> None:
+        """Take an input for batched."""
+        self._tied.add(name)
 
     @property
     def all_batched(self) -> bool:
@@ -124,7 +134,7 @@ class Feeds:
             return False
         self._kind += 1
         if self._kind == len(_KINDS) and self._maybe and not self._tied:
-            self._kind, self._tied = 0, True
+            self._kind, self._tied = 0, {*self._maybe}
         return self._kind < len(_KINDS)
 
     def draw(self, batch: int) -> Arrays:

@@ -90,10 +90,6 @@ def read_model(model: Any) -> Source:
                 size = _span(tensor, path.parent, source.name)[2]
                 if size <= LARGE:
                     _load(tensor, path.parent, source.name)
-            elif len(tensor.raw_data) > LARGE:  # which the checker does not see
-                expected = _data_bytes(tensor, source.name)
-                if len(tensor.raw_data) != expected:
-                    raise _misfit(tensor, expected, len(tensor.raw_data), source.name)
     else:
         raise InputError(
             f"model: expected an onnx.ModelProto or the path of an ONNX file, got a "
@@ -103,6 +99,11 @@ def read_model(model: Any) -> Source:
     if not graph.node or not graph.output or not source.model.opset_import:
         what = "outputs" if graph.node and source.model.opset_import else "operators"
         raise InputError(f"{source.name}: expected an ONNX model, got one without {what}")
+    for tensor in tensors(source.model):  # the checker does not see the large ones
+        if len(tensor.raw_data) > LARGE:
+            expected = _data_bytes(tensor, source.name)
+            if len(tensor.raw_data) != expected:
+                raise _misfit(tensor, expected, len(tensor.raw_data), source.name)
     sort_nodes(source.model.graph)
     check(source.model, source.name)
     return source

@@ -65,7 +65,7 @@ class _FrontEnd:
         self.known: dict[str, Node] = {}
         self.parameters: dict[str, Node] = {}
         self.quantized: set[str] = set()
-        self.in_integers: dict[str, Node] = {}
+        self.in_integers: dict[tuple[str, bool], Node] = {}
         stores = [n for n in model.graph.node if is_store(n)]
         self.noise = {name for node in stores for name in node.input[1:]}
 
@@ -142,30 +142,38 @@ class _FrontEnd:
         return True
 
     def _quantize(self, node: onnx.NodeProto, source: Node) -> Node:
-        """Say what a QuantizeLinear's integers are: the source itself, or its ReLU."""
+        """Say what a QuantizeLinear's integers are: the source itself, or its ReLU.
+
+        Integers of another scale of the same tensor are stored beside the first ones: a node of
+        kind `AGAIN`, which nothing reads, since what computes on them computes on the same values.
+        """
         name = node.input[0]
         stored = Stored(node.output[0], self._type(node.output[0]))
         stored.type.code = stored.type.code or self._type_of_zero_point(node)
-        taken = self.in_integers.get(name)
-        if taken is None and (source.handle.name != name or not self._only_quantized(name)):
-            return source
-        source = taken or source
         saturates = len(node.input) > 2 and self._saturates_at_zero(node.input[2], stored.type.code)
-        if source.kind in BEFORE_RELU and saturates:
-            source.is_float = source is taken and source.is_float
-            return self._again("relu", source, stored, name, node)
-        if node.op_type != "QuantizeLinear":
+        as_relu = source.kind in BEFORE_RELU and saturates
+        before = self.in_integers.get((name, as_relu))
+        if before is not None:
+            label = before.label if as_relu else stored.name
+            self._of(before, AGAIN, label, stored, node)
+            return before
+        only = self._only_quantized(name) and node.op_type == "QuantizeLinear"
+        taken = (name, not as_relu) in self.in_integers
+        if not only or (source.handle.name != name and not taken):
             return source
-        if taken is not None:
-            return self._again(AGAIN, source, stored, stored.name, node)
-        self.in_integers[name] = source
-        source.handle, source.is_float = stored, True
-        if saturates and source.kind == "relu" and len(self.readers[name]) == 1:
-            self._fuse(source)
-        return source
+        if as_relu:
+            source.is_float = taken
+            result = self._of(source, "relu", name, stored, node)
+        else:
+            source.handle, source.is_float = stored, True
+            result = source
+            if saturates and source.kind == "relu" and len(self.readers[name]) == 1:
+                self._fuse(source)
+        self.in_integers[name, as_relu] = result
+        return result
 
-    def _again(
-        self, kind: str, source: Node, stored: Stored, label: str, node: onnx.NodeProto
+    def _of(
+        self, source: Node, kind: str, label: str, stored: Stored, node: onnx.NodeProto
     ) -> Node:
         """Add the integers of a QuantizeLinear as a result of their own."""
         scopes = self.scopes.of(node) or source.scopes
@@ -177,7 +185,7 @@ class _FrontEnd:
         """Say whether only QuantizeLinear operators read a tensor."""
         nodes = [self.graph.node[i] for i in self.readers.get(name, ())]
         return name not in self.outputs and all(
-            node.op_type in _QUANTIZE and list(node.input).index(name) == 0 for node in nodes
+            node.op_type == "QuantizeLinear" and list(node.input).index(name) == 0 for node in nodes
         )
 
     def _fuse(self, relu: Node) -> None:
@@ -187,8 +195,9 @@ class _FrontEnd:
         """
         layer = relu.inputs[0]
         if isinstance(layer, Node) and layer.kind in BEFORE_RELU:
-            name = layer.handle.name
-            if name not in self.outputs and len(self.readers.get(name, ())) == 1:
+            name = layer.label
+            alone = name not in self.outputs and len(self.readers.get(name, ())) == 1
+            if alone and layer.handle.name == name:  # else it is stored in integers of its own
                 layer.is_float, relu.fused = False, layer
 
     def _type_of_zero_point(self, node: onnx.NodeProto) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from .onnx_constants import Constants
-from .onnx_order import readers, refill, rename_reads
+from .onnx_order import graphs, readers, refill, rename_reads
 
 #: Bottom of the range of a quantized type: a zero point there makes saturation a ReLU.
 LOWEST: Mapping[int, int] = {
@@ -111,24 +111,39 @@ def merge_quantizers(model: onnx.ModelProto) -> None:
         if node.op_type == "Constant":
             constants.take(node, set())
     outputs = {value.name for value in graph.output}
+    hidden = _names_inside(graph)
     reading = readers(graph)
     first: dict[tuple[object, ...], str] = {}
     merged: set[int] = set()
     for i, node in enumerate(graph.node):
-        if node.op_type != "QuantizeLinear" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "QuantizeLinear" or node.domain not in ("", "ai.onnx", "com.microsoft"):
             continue
-        parameters = [constants.array(name) for name in node.input[1:]]
         same = (
+            node.domain,
             node.input[0],
-            *(
-                name if array is None else (array.dtype.str, array.shape, array.tobytes())
-                for name, array in zip(node.input[1:], parameters, strict=True)
-            ),
+            *(_value_of(constants, name) for name in node.input[1:]),
             *sorted(a.SerializeToString() for a in node.attribute),
         )
         kept = first.setdefault(same, node.output[0])
-        if kept != node.output[0] and node.output[0] not in outputs:
-            merged.add(i)
-            for reader in reading.get(node.output[0], ()):
-                rename_reads(graph.node[reader], {node.output[0]: kept})
-    refill(graph.node, [node for i, node in enumerate(graph.node) if i not in merged])
+        # A subgraph's own tensor of that name would be read instead.
+        if kept == node.output[0] or node.output[0] in outputs or kept in hidden:
+            continue
+        merged.add(i)
+        for reader in reading.get(node.output[0], ()):
+            rename_reads(graph.node[reader], {node.output[0]: kept})
+    if merged:
+        refill(graph.node, [node for i, node in enumerate(graph.node) if i not in merged])
+
+
+def _value_of(constants: Constants, name: str) -> object:
+    array = constants.array(name)
+    return name if array is None else (array.dtype.name, array.shape, array.tobytes())
+
+
+def _names_inside(graph: onnx.GraphProto) -> set[str]:
+    """Names that subgraphs have of their own."""
+    names: set[str] = set()
+    for inner in list(graphs(graph))[1:]:
+        names |= {v.name for v in (*inner.input, *inner.initializer)}
+        names |= {name for node in inner.node for name in node.output}
+    return names

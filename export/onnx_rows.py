@@ -18,6 +18,19 @@ from .onnx_types import Stored
 _BATCH = 3
 _CHANGED = 1
 _ATTEMPTS = 3
+#: Types that ONNX Runtime gives as NumPy's.
+_READABLE = frozenset(
+    f"tensor({kind}{bits})"
+    for kind, widths in {
+        "float": ("", "16"),
+        "double": ("",),
+        "int": ("8", "16", "32", "64"),
+        "uint": ("8", "16", "32", "64"),
+        "bool": ("",),
+        "string": ("",),
+    }.items()
+    for bits in widths
+)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -64,9 +77,7 @@ def measure_rows(
     names = list(dict.fromkeys(tensor.name for tensor in stored))
     try:
         session = open_session(source, names, libraries)
-        found = _Measurement(session, feeds, names, source.model.graph.output[0].name).run(
-            stored, notes
-        )
+        found = _Measurement(session, feeds, names).run(stored, notes)
     except InputError:
         raise
     except Exception as error:  # whatever ONNX Runtime refuses, shapes must do
@@ -78,11 +89,12 @@ def measure_rows(
 
 
 class _Measurement:
-    def __init__(self, session: Any, feeds: Feeds, names: Sequence[str], output: str) -> None:
+    def __init__(self, session: Any, feeds: Feeds, names: Sequence[str]) -> None:
         self.session = session
         self.feeds = feeds
-        self.names = list(names)
-        self.output = output
+        self.varying: set[str] = set()  # whose length depends on the values
+        self.output = _readable_output(session)
+        self.names = list(dict.fromkeys([*names, *([self.output] if self.output else [])]))
 
     def run(self, stored: Sequence[Stored], notes: list[str]) -> list[int]:
         size = self.feeds.fixed_batch or _BATCH
@@ -98,23 +110,27 @@ class _Measurement:
         rows = {n: self._rows(first[n], [o[n] for o in others], size, smaller) for n in first}
         if size > 1:
             mixed = self._mixed(rows, base, first)
-            if self.output in mixed:
+            if self.output in mixed and rows[self.output] == 1:
                 notes.append("the model mixes the samples of a batch: the batch is its sample")
                 mixed = {*rows}
             rows.update(dict.fromkeys(mixed, -1))
         for tensor in stored:
-            self._fill(tensor, rows[tensor.name], first, other, size)
+            if tensor.name not in self.varying:
+                self._fill(tensor, rows[tensor.name], first, other, size)
         return [rows[tensor.name] for tensor in stored]
 
     def _stretched(self, batch: int, notes: list[str]) -> list[Arrays]:
         """Run at another length of the free axes."""
+        tried = False
         for feed in self.feeds.stretched(self.feeds.draw(batch)):
+            tried = True
             with contextlib.suppress(Exception):  # whatever ONNX Runtime refuses
                 return [self._outputs(feed)]
-        notes.append(
-            "rows per sample were measured at one length of the inputs' free axes: the model "
-            "does not run at others that were tried"
-        )
+        if tried:
+            notes.append(
+                "rows per sample were measured at one length of the inputs' free axes: the model "
+                "does not run at others that were tried"
+            )
         return []
 
     def _first_run(self, size: int) -> tuple[Arrays, Arrays]:
@@ -122,15 +138,25 @@ class _Measurement:
         while True:
             feed = self.feeds.draw(size)
             try:
-                return feed, self._outputs(feed)
+                outputs = self._outputs(feed)
             except Exception:
                 if not self.feeds.next_kind():
                     raise
+                continue
+            for name in self.feeds.tied:
+                self.feeds.untie(name)
+                try:
+                    feed = self.feeds.draw(size)
+                    outputs = self._outputs(feed)
+                except Exception:  # the two do have one length
+                    self.feeds.tie(name)
+                    feed = self.feeds.draw(size)
+                    outputs = self._outputs(feed)
+            return feed, outputs
 
     def _outputs(self, feed: Arrays) -> Arrays:
-        names = list(dict.fromkeys([*self.names, self.output]))
-        values = zip(names, self.session.run(names, feed), strict=True)
-        return {n: v for n, v in values if isinstance(v, np.ndarray) or n in self.names}
+        values = self.session.run(self.names, feed)
+        return dict(zip(self.names, values, strict=True))
 
     def _rows(
         self,
@@ -149,9 +175,10 @@ class _Measurement:
         return rows if same else -1
 
     def _mixed(self, rows: dict[str, int], base: Arrays, first: Arrays) -> set[str]:
-        """Tensors where changing one sample changes another's rows.
+        """Tensors where changing one sample changes another's rows, or how many there are.
 
-        Where some inputs do not follow the batch, tensors that are not seen to follow it as well.
+        Where the file fixes the batch and some inputs do not follow it, tensors that are not seen
+        to follow it as well.
         """
         pending = {name for name, count in rows.items() if count > 0}
         mixed = set()
@@ -160,6 +187,11 @@ class _Measurement:
                 break
             changed = self._outputs(self.feeds.vary(base, _CHANGED))
             for name in list(pending):
+                if first[name].shape != changed[name].shape:
+                    rows[name] = -1
+                    self.varying.add(name)
+                    pending.discard(name)
+                    continue
                 moved = _changed_rows(first[name], changed[name])
                 own = np.zeros_like(moved)
                 own[_CHANGED * rows[name] : (_CHANGED + 1) * rows[name]] = True
@@ -167,7 +199,9 @@ class _Measurement:
                     mixed.add(name)
                 if moved.any():
                     pending.discard(name)
-        return mixed if self.feeds.all_batched else mixed | pending - {self.output}
+        if self.feeds.fixed_batch is None or self.feeds.all_batched:
+            return mixed
+        return mixed | pending - {self.output}
 
     def _fill(
         self, tensor: Stored, rows: int, first: Arrays, other: Arrays | None, size: int
@@ -192,6 +226,12 @@ class _Measurement:
         )
         grows = None in known or (self.feeds.fixed_batch is not None and rows > 0)
         tensor.sample = total // size if grows and total % size == 0 else total
+
+
+def _readable_output(session: Any) -> str | None:
+    """Name of the first output, which samples must not mix in; None where it is no such array."""
+    first = session.get_outputs()[0]
+    return first.name if first.type in _READABLE else None
 
 
 def _changed_rows(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +183,7 @@ def quantize(
         if not isinstance(value, str) or value not in known:
             raise InputError(f"{what}: expected {', '.join(known)}, got {value!r}")
     plain = isinstance(sites, str) and sites == "none"
+    names = () if plain else parse_sites(sites).patterns
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise InputError(f"{os.fspath(path)}: the folder {folder} does not exist; create it")
@@ -190,8 +191,6 @@ def quantize(
     check_plain(source)
     source.load_tensors()
     check_weights(source)
-    if not plain:
-        _check_sites(source, sites)
     if source.model.ByteSize() > MAX_BYTES:
         raise InputError(
             f"{source.name}: expected a model of at most {MAX_BYTES} bytes, got "
@@ -209,7 +208,7 @@ def quantize(
     }
     if method == "percentile":
         record["percentile"] = PERCENTILE
-    quantized = _quantized(source, calibration, record, progress or _no_progress)
+    quantized = _quantized(source, names, calibration, record, progress or _no_progress)
     record["scales"] = tensor_scales(quantized)
     bare = isinstance(normalization, str) and normalization == "none"
     record_quantization(quantized, "none" if bare else calibration.normalization, record)
@@ -295,26 +294,30 @@ def check_weights(source: Source) -> None:
             raise InputError(f"{source.name}: weight {tensor.name} holds NaN or infinity")
 
 
-def _check_sites(source: Source, sites: Any) -> None:
-    """Tell a mistake in the sites before the long work.
+def _check_names(names: Sequence[str], source: Source, folded: onnx.ModelProto) -> None:
+    """Tell a mistake in the names of sites before the long work.
+
+    Patterns, and names that only a quantized model has, are left for later.
 
     Raises
     ------
     InputError
-        A name matches nothing in the float model, and is none that only a quantized model has:
-        a tensor that the quantizer names, or an operator such as QLinearConv.
+        A name matches nothing in the model, nor in what ONNX Runtime's optimizations make of it.
     """
-    names = tuple(
-        name
-        for name in parse_sites(sites).patterns
-        if not name.endswith(QUANTIZED_ENDS) and not name.startswith("Q")
-    )
-    if names:
-        find_sites(dataflow(source.model, infer_types(source)), Request(patterns=names))
+    exact = [n for n in names if not {*n} & {*"*?["}]
+    exact = [n for n in exact if not n.endswith(QUANTIZED_ENDS) and not n.startswith("Q")]
+    for name in exact:
+        request = Request(patterns=(name,))
+        with contextlib.suppress(InputError):
+            optimized = Source(folded, source.name)
+            find_sites(dataflow(folded, infer_types(optimized)), request)
+            continue
+        find_sites(dataflow(source.model, infer_types(source)), request)
 
 
 def _quantized(
     source: Source,
+    names: Sequence[str],
     calibration: Calibration,
     record: Mapping[str, Any],
     progress: Callable[[str, int, int], None],
@@ -343,6 +346,7 @@ def _quantized(
         except Exception as error:
             raise InputError(f"{source.name}: ONNX Runtime: {_one_line(error)}") from None
         floats = onnx.load(folded)
+        _check_names(names, source, floats)
         if own_biases(floats, source.model.graph):
             write_model(floats, folded)
         check_ranges(Source(floats, source.name), calibration, ticker("ranges"))

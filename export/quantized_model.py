@@ -21,7 +21,10 @@ QUANTIZATION_KEY = "noisystore.quantization"
 REMOVED = frozenset({"Relu", "Clip"})
 
 #: What the quantizer appends to the names of the tensors that it makes.
-QUANTIZED_ENDS = ("_quantized", "_QuantizeLinear_Output", "_DequantizeLinear_Output")
+QUANTIZED_ENDS = (
+    "_quantized",
+    *(f"_{op}Linear_{end}" for op in ("Quantize", "Dequantize") for end in ("Input", "Output")),
+)
 
 #: Operators whose third input is a bias, quantized by the scales of the first two.
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -81,6 +84,8 @@ def own_biases(model: onnx.ModelProto, original: onnx.GraphProto) -> bool:
     readers = Counter(name for node in graph.node for name in node.input)
     layers = [n for n in graph.node if n.op_type in BIASED and len(n.input) > 2]
     shared = [n for n in layers if n.input[2] in values and readers[n.input[2]] > 1]
+    if not shared:
+        return False
     names = {n.name: n.input[2] for n in original.node if n.name and len(n.input) > 2}
     of_layers = Counter(node.input[2] for node in shared)
     replaced = {name for name, n in of_layers.items() if n == readers[name]}
@@ -97,7 +102,7 @@ def own_biases(model: onnx.ModelProto, original: onnx.GraphProto) -> bool:
         copies[-1].name = node.input[2] = name
     kept = [tensor for name, tensor in values.items() if name not in replaced]
     refill(graph.initializer, [*kept, *copies])
-    return bool(shared)
+    return True
 
 
 def tensor_scales(model: onnx.ModelProto) -> dict[str, list[float]]:

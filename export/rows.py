@@ -60,7 +60,7 @@ def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
     generator = torch.Generator().manual_seed(0)
     batched = traced.batched
     output = _first_output(traced)
-    watched = list(dict.fromkeys([*nodes, *output]))
+    watched = list(dict.fromkeys([*nodes, *([output] if output is not None else [])]))
     base = _varied(batched_example(traced.example, _BATCH, batched), batched, None, generator)
     first = _run(traced, watched, base)
     other = _run(traced, watched, batched_example(traced.example, _BATCH - 1, batched))
@@ -72,6 +72,10 @@ def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
             break
         changed = _run(traced, watched, _varied(base, batched, _CHANGED, generator))
         for node in list(pending):
+            if first[node].shape != changed[node].shape:  # its length depends on the values
+                rows[node] = -1
+                pending.discard(node)
+                continue
             moved = _changed_rows(first[node], changed[node])
             own = torch.zeros_like(moved)
             own[_CHANGED * rows[node] : (_CHANGED + 1) * rows[node]] = True
@@ -79,16 +83,16 @@ def measure_rows(traced: Trace, nodes: Sequence[fx.Node]) -> list[int]:
                 mixed.add(node)
             if bool(moved.any()):
                 pending.discard(node)
-    if mixed & {*output}:
+    if output in mixed and rows[output] == 1:
         return [-1] * len(nodes)
     return [-1 if node in mixed else rows[node] for node in nodes]
 
 
-def _first_output(traced: Trace) -> list[fx.Node]:
+def _first_output(traced: Trace) -> fx.Node | None:
     """First tensor of the result, if the graph computes one."""
     end = next(node for node in traced.module.graph.nodes if node.op == "output")
-    leaves = [leaf for leaf in pytree.tree_leaves(end.args) if isinstance(leaf, fx.Node)]
-    return [leaf for leaf in leaves if isinstance(leaf.meta.get("val"), Tensor)][:1]
+    leaves = (leaf for leaf in pytree.tree_leaves(end.args) if isinstance(leaf, fx.Node))
+    return next((leaf for leaf in leaves if isinstance(leaf.meta.get("val"), Tensor)), None)
 
 
 def _run(
@@ -109,7 +113,7 @@ def _run(
 
 
 def _rows(first: Tensor, other: Tensor) -> int:
-    if not first.dim() or not other.dim():
+    if not first.dim() or not other.dim() or not first.numel():
         return -1
     rows, rest = divmod(first.shape[0], _BATCH)
     return rows if rows and not rest and other.shape[0] == rows * (_BATCH - 1) else -1
@@ -117,7 +121,7 @@ def _rows(first: Tensor, other: Tensor) -> int:
 
 def _changed_rows(before: Tensor, after: Tensor) -> Tensor:
     """Rows that differ by more than the rounding of a differently blocked product."""
-    a, b = before.flatten(1).double(), after.flatten(1).double()
+    a, b = (tensor.reshape(len(tensor), -1).double() for tensor in (before, after))
     same = (a == b) | (a.isnan() & b.isnan())
     span = a.nan_to_num(posinf=0, neginf=0).abs().amax() if a.numel() else a.new_zeros(())
     return (~same & ~((a - b).abs() <= 1e-6 * span)).any(dim=1)

@@ -138,8 +138,9 @@ def _chosen_outputs(
         if _already_stored(node):
             continue
         candidate = candidates.get(node)
-        op = candidate.op if candidate else node.kind or "tensor"
-        kind = "input" if node.kind == "input" else "activation"
+        origin = _origin(node)
+        op = candidate.op if candidate else origin.kind or "tensor"
+        kind = "input" if origin.kind == "input" else "activation"
         name = node.label if kind == "input" else _name(node, op)
         wanted = _by_keyword(node, candidate, request)
         for scope in _left_scopes(node):
@@ -167,7 +168,14 @@ def _chosen_outputs(
 def _own_names(node: Node) -> set[str]:
     """Operator and tensor, by which a request may choose a node whatever it is."""
     own = {node.op_type, node.label, node.label.removesuffix("_quantized")}
-    return own | _own_names(node.fused) if node.fused is not None else own
+    if node.fused is not None:
+        own |= _own_names(node.fused)
+    return own if node.kind != AGAIN else own | _own_names(_origin(node))
+
+
+def _origin(node: Node) -> Node:
+    """Result that a node stores, itself or once more."""
+    return node.inputs[0] if node.kind == AGAIN else node
 
 
 def _stored_parameters(nodes: Sequence[Node]) -> dict[Node, tuple[Choice, Node]]:
@@ -214,16 +222,20 @@ def _candidates(nodes: Sequence[Node]) -> dict[Node, _Candidate]:
         match = match_activation(node) or _match_layer(node)
         if match is not None:
             found[node] = _Candidate(*match)
-        elif node.kind == AGAIN and node.inputs[0] in found:
-            found[node] = _Candidate(found[node.inputs[0]].op)
     absorbed: set[Node] = set()
     for end in reversed(nodes):
         if end not in found or end in absorbed:
             continue
         interior = found[end].interior
         inside = interior | {end}
-        absorbed |= {n for n in interior if not n.is_output and inside.issuperset(n.readers)}
-    return {node: c for node, c in found.items() if node not in absorbed}
+        absorbed |= {n for n in interior if not n.is_output and inside.issuperset(_readers(n))}
+    kept = {node: c for node, c in found.items() if node not in absorbed}
+    again = [node for node in nodes if node.kind == AGAIN and node.inputs[0] in kept]
+    return kept | {node: _Candidate(kept[node.inputs[0]].op) for node in again}
+
+
+def _readers(node: Node) -> list[Node]:
+    return [reader for reader in node.readers if reader.kind != AGAIN]
 
 
 def _match_layer(node: Node) -> tuple[str, set[Node]] | None:
@@ -255,7 +267,7 @@ def _constant(value: Any) -> bool:
 
 
 def _by_keyword(node: Node, candidate: _Candidate | None, request: Request) -> bool:
-    if node.kind == "input":
+    if _origin(node).kind == "input":
         return "input" in request.keywords
     if candidate is None:
         return False
@@ -270,11 +282,12 @@ def _already_stored(node: Node) -> bool:
 
 def _left_scopes(node: Node) -> list[Scope]:
     """Module calls that this tensor leaves: it is their result, or part of it."""
+    origin = _origin(node)
     return [
         scope
-        for scope in node.scopes
-        if node.is_output
-        or any(scope.key not in {s.key for s in reader.scopes} for reader in node.readers)
+        for scope in origin.scopes
+        if origin.is_output
+        or any(scope.key not in {s.key for s in r.scopes} for r in _readers(origin))
     ]
 
 

@@ -56,8 +56,12 @@ namespace avx2 {
 
 }  // namespace avx2
 #undef TARGET
-#define TARGET \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,f16c,prefer-vector-width=512")))
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,f16c"
+#if defined(__clang__)
+#define TARGET __attribute__((target(AVX512)))
+#else
+#define TARGET __attribute__((target(AVX512 ",prefer-vector-width=512")))
+#endif
 namespace avx512 {
 
 #include "values_x86.h"

@@ -146,7 +146,7 @@ def test_tensors_that_do_not_fill_their_shape(external, tmp_path):
     tensor.raw_data = tensor.raw_data[:-4]
     inside = tmp_path / "inside.onnx"
     inside.write_bytes(whole.SerializeToString())
-    for case in (path, inside):
+    for case in (path, inside, whole):
         with pytest.raises(InputError, match=r"tensor w: expected \d+ bytes for its shape"):
             annotate(case)
 

@@ -3,10 +3,18 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from onnx_models import NODE, constant, model, outputs_at, same, stores, value
 
 from noisystore.export import annotate
 from noisystore.export.integer_kernels import integer_kernels
+
+
+def pair(source, scale, zero, stored, result):
+    return [
+        NODE("QuantizeLinear", [source, scale, zero], [stored]),
+        NODE("DequantizeLinear", [stored, scale, zero], [result]),
+    ]
 
 
 def residual(*, relu=True, zero_point=0, again=None, scale_again=0.03):
@@ -28,12 +36,6 @@ def residual(*, relu=True, zero_point=0, again=None, scale_again=0.03):
         "w1": rng.integers(-50, 50, (4, 3, 3, 3)).astype(np.int8),
         "w2": rng.integers(-50, 50, (4, 4, 3, 3)).astype(np.int8),
     }
-
-    def pair(source, scale, zero, stored, result):
-        return [
-            NODE("QuantizeLinear", [source, scale, zero], [stored]),
-            NODE("DequantizeLinear", [stored, scale, zero], [result]),
-        ]
 
     nodes = [
         *pair("x", "s", "z", "x.q", "x.d"),
@@ -108,3 +110,117 @@ def test_each_of_two_scales_is_stored(relu, zero_point, expected):
     assert annotated(made, "layer") == [*expected, ("c2", "conv", "uint8")]
     quantizers = {"r.q", "r.q2"}
     assert quantizers <= {n.output[0] for n in stores(annotate(made, sites="layer").model)}
+
+
+def small(nodes, *, output="y", opset=17, ir=8, extra=()):
+    """A graph on x [n, 4] with scales s and t and zero points z (128) and z0 (0) of uint8."""
+    values = {"s": np.float32(0.05), "t": np.float32(0.03), "z": np.uint8(128), "z0": np.uint8(0)}
+    constants = [constant(name, array) for name, array in values.items()]
+    return model(nodes, [value("x")], [value(output)], [*constants, *extra], opset=opset, ir=ir)
+
+
+def readers_that_changed(made, sites):
+    """Which of the outputs y, y1... noise at some of the sites reaches."""
+    result = annotate(made, sites=sites)
+    clean = outputs_at(result.model)
+    noisy = outputs_at(result.model, 0.5, len(result.sites))
+    return [not same([a], [b]) for a, b in zip(clean, noisy, strict=True)]
+
+
+@pytest.mark.parametrize("source", ["x", "r"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_all_readers_of_a_tensor_of_two_scales_read_noise(source, by_name):
+    nodes = [NODE("Relu", ["x"], ["r"])] if source == "r" else []
+    nodes += [*pair(source, "s", "z", "q1", "y"), *pair(source, "t", "z", "q2", "y1")]
+    made = small(nodes)
+    made.graph.output.append(value("y1"))
+    sites = [source] if by_name else "input" if source == "x" else "activation"
+    assert readers_that_changed(made, sites) == [True, True]
+    kinds = {site["kind"] for site in annotate(made, sites=sites).sites}
+    assert kinds == {"input" if source == "x" else "activation"}
+
+
+def test_integers_between_a_layer_and_its_relu_are_stored():
+    made = residual()
+    graph = made.graph
+    relu = next(node for node in graph.node if node.op_type == "Relu")
+    relu.input[0] = "c.d"
+    i = list(graph.node).index(relu)
+    nodes = [*graph.node[:i], *pair("c", "s", "z", "c.q", "c.d"), *graph.node[i:]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    found = annotate(made, sites="layer").sites
+    assert [(s["name"], s["op"]) for s in found] == [("c", "conv"), ("r", "relu"), ("c2", "conv")]
+    assert {s["storage_format"] for s in found} == {"uint8"}
+    assert len(annotate(made, sites=["c.q"]).sites) == 1
+
+
+def test_a_written_out_silu_of_two_scales_counts_once():
+    nodes = [
+        *pair("x", "s", "z", "x.q", "x.d"),
+        *pair("x", "t", "z", "x.q2", "x.d2"),
+        NODE("Sigmoid", ["x.d"], ["g"]),
+        NODE("Mul", ["x.d2", "g"], ["m"]),
+        *pair("m", "s", "z", "m.q", "y"),
+    ]
+    (site,) = annotate(small(nodes)).sites
+    assert (site["op"], site["storage_format"]) == ("silu", "uint8")
+
+
+def test_a_dynamic_quantizer_beside_a_static_one_reads_noise():
+    nodes = [
+        NODE("Relu", ["x"], ["r"]),
+        *pair("r", "s", "z", "q", "y"),
+        NODE("DynamicQuantizeLinear", ["r"], ["d.q", "d.s", "d.z"]),
+        NODE("DequantizeLinear", ["d.q", "d.s", "d.z"], ["y1"]),
+    ]
+    made = small(nodes)
+    made.graph.output.append(value("y1"))
+    assert readers_that_changed(made, "activation") == [True, True]
+
+
+def test_integers_of_different_types_are_not_merged():
+    nodes = [
+        NODE("QuantizeLinear", ["x", "s", "zi"], ["a"]),
+        NODE("QuantizeLinear", ["x", "s", "zu"], ["b"]),
+        NODE("DequantizeLinear", ["a", "s", "zi"], ["a.d"]),
+        NODE("DequantizeLinear", ["b", "s", "zu"], ["b.d"]),
+        NODE("Sub", ["a.d", "b.d"], ["d"]),
+        NODE("Relu", ["d"], ["y"]),
+    ]
+    zeros = [
+        helper.make_tensor("zi", TensorProto.INT4, [], [0]),
+        helper.make_tensor("zu", TensorProto.UINT4, [], [0]),
+    ]
+    made = small(nodes, opset=21, ir=10, extra=zeros)
+    assert same(outputs_at(annotate(made).model), outputs_at(made))
+
+
+def test_a_name_that_a_subgraph_has_of_its_own_is_not_read_instead():
+    then = helper.make_graph(
+        [NODE("DequantizeLinear", ["q1", "s", "z"], ["yes.y"])],
+        "then",
+        [],
+        [value("yes.y", shape=None)],
+    )
+    own = constant("q1", np.full((1, 4), 128, np.uint8))
+    other = helper.make_graph(
+        [
+            NODE("DequantizeLinear", ["q2", "s", "z"], ["no.y"]),
+            NODE("Identity", ["q1"], ["unused"]),
+        ],
+        "else",
+        [],
+        [value("no.y", shape=None)],
+        [own],
+    )
+    nodes = [
+        NODE("Relu", ["x"], ["r"]),
+        NODE("QuantizeLinear", ["r", "s", "z"], ["q1"]),
+        NODE("QuantizeLinear", ["r", "s", "z"], ["q2"]),
+        NODE("If", ["no"], ["y"], then_branch=then, else_branch=other),
+    ]
+    made = small(nodes, extra=[constant("no", np.array(False))])
+    (clean,) = outputs_at(made)
+    assert clean.any()
+    assert same(outputs_at(annotate(made).model), [clean])

@@ -85,6 +85,7 @@ def two(first, second, *, joined=True):
         ((1, 4), ("n", 4), False, (-1, -1)),
         ((2, 4), (2, 4), True, (1, 1)),
         ((2, 4), (6, 4), False, (1, -1)),
+        (("n", 4), (), True, (1, -1)),  # a factor
     ],
 )
 def test_the_batch_of_several_inputs(first, second, joined, expected):
@@ -133,3 +134,67 @@ def test_text_outputs_and_labels_are_compared_too():
         [constant("names", np.array(["a", "b", "c", "d"], object))],
     )
     assert [s["rows_per_sample"] for s in annotate(made).sites] == [1]
+
+
+def test_inputs_of_one_length_are_told_from_those_of_their_own():
+    """a and b run at equal lengths only; c has its own."""
+    nodes = [NODE("Relu", [name], [f"r{name}"]) for name in "abc"]
+    nodes.append(NODE("Add", ["ra", "rb"], ["y"]))
+    inputs = [value(name, shape=(f"n{name}", 4)) for name in "abc"]
+    made = model(nodes, inputs, [value("y", shape=None), value("rc", shape=None)])
+    assert [s["rows_per_sample"] for s in annotate(made).sites] == [1, 1, -1]
+
+
+def test_a_result_that_never_changes_follows_the_batch_by_its_length():
+    nodes = [NODE("Add", ["x", "k"], ["a"]), NODE("Relu", ["a"], ["y"])]
+    far = constant("far", np.float32(-1000))
+    nodes.insert(0, NODE("Add", ["scalar", "far"], ["k"]))
+    inputs = [value("x"), value("scalar", shape=())]
+    assert [
+        s["rows_per_sample"] for s in annotate(model(nodes, inputs, [value("y")], [far])).sites
+    ] == [1]
+
+
+@pytest.mark.parametrize("batch", ["n", 2])
+def test_an_output_with_the_batch_on_another_axis_mixes_nothing(batch):
+    nodes = [NODE("Relu", ["x"], ["r"]), NODE("Transpose", ["r"], ["y"], perm=[1, 0, 2])]
+    shapes = (batch, 26, 5), (26, batch, 5)
+    result = annotate(model(nodes, [value("x", shape=shapes[0])], [value("y", shape=shapes[1])]))
+    assert [s["rows_per_sample"] for s in result.sites] == [1]
+    assert result.notes == []
+
+
+def test_outputs_that_are_no_arrays_and_of_any_length():
+    rows_of_one = [constant("shape", [-1, 2]), constant("whole", [-1, 12])]
+    nodes = [
+        NODE("Relu", ["x"], ["r"]),
+        NODE("Reshape", ["r", "shape"], ["q"]),
+        NODE("Tanh", ["q"], ["t"]),
+        NODE("Reshape", ["t", "whole"], ["z"]),
+        NODE("Cast", ["z"], ["y"], to=TensorProto.BFLOAT16),
+    ]
+    half = model(
+        nodes,
+        [value("x", shape=("n", 12))],
+        [value("y", TensorProto.BFLOAT16, ("n", 12))],
+        rows_of_one,
+    )
+    result = annotate(half)
+    assert [(s["rows_per_sample"], s["elements"]) for s in result.sites] == [(1, 12), (6, 12)]
+    assert result.notes == []
+    nodes = [
+        NODE("Relu", ["x"], ["r"]),
+        NODE("Greater", ["r", "low"], ["large"]),
+        NODE("Reshape", ["large", "flat"], ["mask"]),
+        NODE("Reshape", ["r", "flat"], ["values"]),
+        NODE("Compress", ["values", "mask"], ["y"], axis=0),
+    ]
+    chosen = model(
+        nodes,
+        [value("x", shape=("n", 40))],
+        [value("y", shape=(None,))],
+        [constant("low", np.float32(0.1)), constant("flat", [-1])],
+    )
+    result = annotate(chosen)
+    assert [s["rows_per_sample"] for s in result.sites] == [1]
+    assert result.notes == []

@@ -177,3 +177,25 @@ def test_samples_that_mix_behind_the_last_site(tmp_path):
     x = torch.randn(4, 3)
     result = export_onnx(Centred(), x, tmp_path / "m.onnx")
     assert [s["rows_per_sample"] for s in result.sites] == [-1]
+
+
+def test_outputs_of_one_axis(tmp_path):
+    x = torch.randn(4, 3)
+    for end in (lambda y: y.argmax(1), lambda y: y.sum(1), lambda y: y.sum()):
+
+        class Ending(nn.Module):
+            def forward(self, x, end=end):
+                return end(torch.relu(x))
+
+        result = export_onnx(Ending(), x, tmp_path / "m.onnx")
+        assert [s["rows_per_sample"] for s in result.sites] == [1]
+
+
+def test_an_output_whose_length_depends_on_the_values(tmp_path):
+    class Chosen(nn.Module):
+        def forward(self, x):
+            y = torch.relu(x)
+            return torch.nonzero(y > 0.1), y
+
+    result = export_onnx(Chosen(), torch.randn(4, 30), tmp_path / "m.onnx")
+    assert [s["rows_per_sample"] for s in result.sites] == [1]
