@@ -17,8 +17,9 @@ from onnxruntime.quantization import CalibrationDataReader
 
 from ..ortops.errors import InputError
 from ..ortops.noise_inputs import NORMALIZATION_KEY
-from .onnx_files import Source, open_session
+from .onnx_files import Source
 from .onnx_model import check_normalization
+from .onnx_sessions import open_session
 
 if TYPE_CHECKING:
     from ..runtime.dataset import Dataset
@@ -282,14 +283,19 @@ def check_ranges(source: Source, calibration: Calibration, tick: Callable[[int],
 
 
 def _float_tensors(model: onnx.ModelProto) -> Iterator[str]:
-    """Names of the float32 tensors that the main graph's nodes compute."""
+    """Names of the float32 tensors that the main graph's nodes compute from the images."""
     inferred = onnx.shape_inference.infer_shapes(model)
     kinds = {
         value.name: value.type.tensor_type.elem_type
         for value in (*inferred.graph.value_info, *inferred.graph.output)
     }
+    constants = {tensor.name for tensor in model.graph.initializer}
+    images = {value.name for value in model.graph.input} - constants
     for node in model.graph.node:
-        if node.op_type != "Constant":
-            for name in node.output:
-                if kinds.get(name) == onnx.TensorProto.FLOAT:
-                    yield name
+        # Of a shape, not of values: masks of zeros are made so.
+        if node.op_type in ("Shape", "Size") or images.isdisjoint(node.input):
+            continue
+        images.update(node.output)
+        for name in node.output:
+            if kinds.get(name) == onnx.TensorProto.FLOAT:
+                yield name

@@ -24,11 +24,12 @@ from .onnx_model import check, check_normalization, finish, lower_versions
 from .onnx_order import graphs, refill, subgraphs
 from .onnx_quantized import merge_quantizers
 from .onnx_rows import measure_rows
+from .onnx_sessions import check_loads
 from .onnx_stores import insert_stores, storage_format_of
 from .onnx_types import FLOATS, Stored, TensorType, infer_types
 from .site_formats import parse_formats, stored_bits
 from .site_request import PARAMETER_KINDS, Request, parse_sites
-from .sites import find_sites
+from .sites import Choice, find_sites
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def annotate(
     types = infer_types(source, custom_op_libraries, notes)
     _complete_outputs(source.model, types)
     nodes = dataflow(source.model, types)
-    choices = find_sites(nodes, _by_label(request, nodes))
+    choices = _choices(nodes, request, notes)
     wanted = [formats[choice.kind] for choice in choices]
     for choice, format_ in zip(choices, wanted, strict=True):
         storage_format_of(format_, choice.node.handle, choice.name)
@@ -163,6 +164,7 @@ def annotate(
         lower_versions(source.model)
         check(source.model)
     source.load_tensors()
+    check_loads(source.model, model, custom_op_libraries, notes)
     if path is not None:
         write_model(source.model, path)
     return Annotated(
@@ -189,10 +191,24 @@ def _refuse_annotated(source: Source) -> None:
     nodes = [n for g in graphs(graph) for n in g.node]
     nodes += [n for f in source.model.functions for n in f.node]
     names = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    if any(is_store(node) for node in nodes) or names & {*NOISE_INPUTS}:
+    if any(is_store(node) for node in nodes) or {*NOISE_INPUTS} <= names:
         raise InputError(
             f"{source.name}: it is annotated already; annotate the model that it was made from"
         )
+    names |= {name for node in nodes for name in (*node.input, *node.output)}
+    for name in NOISE_INPUTS:
+        if name in names:
+            raise InputError(
+                f"{source.name}: has a tensor {name}, a name that annotated models keep for an "
+                "input of theirs; rename it"
+            )
+
+
+def _choices(nodes: Sequence[Node], request: Request, notes: Sequence[str]) -> list[Choice]:
+    try:
+        return find_sites(nodes, _by_label(request, nodes))
+    except InputError as error:
+        raise InputError("; ".join([str(error), *notes])) from None
 
 
 def _complete_outputs(model: onnx.ModelProto, types: Mapping[str, TensorType]) -> None:

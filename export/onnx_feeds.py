@@ -60,7 +60,7 @@ class Feeds:
                 kind = value.type.tensor_type
                 self.codes[value.name] = kind.elem_type
                 self.shapes[value.name] = (
-                    tuple(d.dim_value or d.dim_param or None for d in kind.shape.dim)
+                    tuple(max(d.dim_value, 0) or d.dim_param or None for d in kind.shape.dim)
                     if kind.HasField("shape")
                     else None
                 )

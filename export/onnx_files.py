@@ -17,8 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import helper
 
 from ..ortops.errors import InputError
-from ..ortops.files import write_whole
-from ..ortops.ort_options import custom_libraries, register_libraries
+from ..ortops.files import target_of, write_whole
 from .onnx_order import graphs, sort_nodes
 
 #: Size of the largest protobuf message.
@@ -279,48 +278,6 @@ def _copy_field(target: Any, field: Any, value: Any) -> None:
         getattr(target, field.name).extend(value)
 
 
-def open_session(source: Source, outputs: Sequence[str], libraries: Sequence[Any]) -> Any:
-    """Make an ONNX Runtime session of the clean model that gives further tensors.
-
-    Parameters
-    ----------
-    source : Source
-    outputs : sequence of str
-        Tensors of the main graph, given after the model's own outputs.
-    libraries : sequence of path-like
-        Of custom operators.
-
-    Raises
-    ------
-    InputError
-        A library does not load.
-    Exception
-        ONNX Runtime cannot run the model.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    domains = {opset.domain for opset in source.model.opset_import}
-    register_libraries(options, custom_libraries(domains, libraries))
-    if source.folder is not None:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(source.folder.resolve())
-        )
-    graph = source.model.graph
-    present = len(graph.output)
-    named = {value.name for value in graph.output}
-    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in named)
-    try:
-        data = source.model.SerializeToString()
-    except (EncodeError, ValueError) as error:
-        raise RuntimeError("the model in memory is too large to be run") from error
-    finally:
-        del graph.output[present:]
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
 def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     """Write a model, and its weights beside it where one file cannot hold it, whole or not at all.
 
@@ -370,11 +327,10 @@ def _write_files(files: Mapping[str, Sequence[bytes]]) -> None:
     name = ""
     try:
         for name, chunks in files.items():
-            if os.path.isdir(name):
-                raise InputError(f"{name}: cannot be written (it is a folder)")
-            folder = os.path.dirname(os.path.abspath(name))
-            temporary[name] = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
-            with open(temporary[name], "xb") as file:
+            target = target_of(name)
+            folder = os.path.dirname(target)
+            temporary[target] = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
+            with open(temporary[target], "xb") as file:
                 for chunk in chunks:
                     file.write(chunk)
                 file.flush()

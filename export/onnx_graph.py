@@ -13,11 +13,11 @@ from ..ortops.noise_inputs import DOMAIN, OPERATOR
 from .dataflow import Node
 from .kinds import AGAIN, ONNX_KINDS, STORE
 from .onnx_constants import Constants
-from .onnx_norms import mark_normalisations
 from .onnx_order import captured, readers
-from .onnx_quantized import BEFORE_RELU, FUSED, INTEGERS, LOWEST, OPERANDS, Operands
+from .onnx_quantized import FUSED, INTEGERS, LOWEST, OPERANDS, Operands, may_end_in_relu
 from .onnx_scopes import Scopes
 from .onnx_types import FLOATS, Stored, TensorType
+from .onnx_written_out import mark_integer_products, mark_normalisations
 
 _DEFAULT = ("", "ai.onnx")
 _ALIASES = frozenset({"Identity", "Dropout"})
@@ -45,6 +45,7 @@ def dataflow(model: onnx.ModelProto, types: Mapping[str, TensorType]) -> list[No
     """
     nodes = _FrontEnd(model, types).build()
     mark_normalisations(nodes)
+    mark_integer_products(nodes)
     return nodes
 
 
@@ -115,6 +116,18 @@ class _FrontEnd:
         """Give what the rules see of a tensor: a Node, a float, or None."""
         return self.known.get(name, self.constants.number(name) if name else None)
 
+    def _operand(self, node: onnx.NodeProto, name: str) -> Any:
+        """Give what the rules see of an operand: of a constant integer, the number it stands for.
+
+        Integer operators have scale and zero point of an operand behind it.
+        """
+        value = self._value(name)
+        if isinstance(value, float) and node.op_type.startswith("QLinear"):
+            i = list(node.input).index(name)
+            scale, zero = (self.constants.number(n) for n in node.input[i + 1 : i + 3])
+            return None if scale is None or zero is None else (value - zero) * scale
+        return value
+
     def _seen_through(self, node: onnx.NodeProto) -> bool:
         source = self.known.get(node.input[0]) if node.input else None
         if source is None:
@@ -151,7 +164,7 @@ class _FrontEnd:
         stored = Stored(node.output[0], self._type(node.output[0]))
         stored.type.code = stored.type.code or self._type_of_zero_point(node)
         saturates = len(node.input) > 2 and self._saturates_at_zero(node.input[2], stored.type.code)
-        as_relu = source.kind in BEFORE_RELU and saturates
+        as_relu = saturates and may_end_in_relu(source.kind, source.inputs)
         before = self.in_integers.get((name, as_relu))
         if before is not None:
             label = before.label if as_relu else stored.name
@@ -194,7 +207,7 @@ class _FrontEnd:
         The saturation of its integers makes it needless, and ONNX Runtime drops it.
         """
         layer = relu.inputs[0]
-        if isinstance(layer, Node) and layer.kind in BEFORE_RELU:
+        if isinstance(layer, Node) and may_end_in_relu(layer.kind, layer.inputs):
             name = layer.label
             alone = name not in self.outputs and len(self.readers.get(name, ())) == 1
             if alone and layer.handle.name == name:  # else it is stored in integers of its own
@@ -222,8 +235,8 @@ class _FrontEnd:
             if quantized and self._type(output).code in INTEGERS:
                 self.quantized.add(output)
             own = kind if i == 0 or kind == "split" else ""
-            inputs = tuple(self._value(name) for name in data)
-            fused = self._fused(node, operands) if i == 0 else None
+            inputs = tuple(self._operand(node, name) for name in data)
+            fused = self._fused(node, operands, inputs) if i == 0 else None
             first = self._add(
                 own,
                 inputs,
@@ -315,13 +328,15 @@ class _FrontEnd:
         rank = len(shape)
         return rank >= 4 and {a % rank for a in axes} == set(range(2, rank))
 
-    def _fused(self, node: onnx.NodeProto, operands: Operands) -> str | None:
+    def _fused(
+        self, node: onnx.NodeProto, operands: Operands, inputs: tuple[Any, ...]
+    ) -> str | None:
         """Name the activation that ends inside this node, if one does."""
         if (node.domain, node.op_type) in FUSED:
             name = _attributes(node).get("activation", b"").decode()
             return ONNX_KINDS.get(name) or None
         i = operands.zero_point
-        if i is None or operands.kind not in BEFORE_RELU:
+        if i is None or not may_end_in_relu(operands.kind, inputs):
             return None
         code = self._type(node.output[0]).code or self._type(node.input[i]).code
         return (

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -22,7 +22,7 @@ LOWEST: Mapping[int, int] = {
 }
 
 #: Kinds behind which ONNX Runtime's quantizer drops a ReLU or Clip.
-BEFORE_RELU = frozenset({"conv", "gemm", "matmul", "add", "batch_norm"})
+_BEFORE_RELU = frozenset({"conv", "gemm", "matmul", "add", "batch_norm"})
 
 #: Types of stored integers.
 INTEGERS = frozenset({onnx.TensorProto.UINT8, onnx.TensorProto.INT8})
@@ -93,6 +93,24 @@ FUSED: Mapping[tuple[str, str], Operands] = {
     ("com.microsoft", "FusedConv"): Operands("conv", (0, 1, 2), _AFFINE),
     ("com.microsoft", "FusedGemm"): Operands("gemm", (0, 1, 2), _AFFINE),
 }
+
+
+def may_end_in_relu(kind: str, inputs: Sequence[object]) -> bool:
+    """Say whether a tool may have dropped a ReLU behind an operation.
+
+    Not behind the sum with one number: that of 1 and erf in a GELU, or of a variance and epsilon,
+    is never negative.
+
+    Parameters
+    ----------
+    kind : str
+        Neutral name of the operation.
+    inputs : sequence
+        As of `dataflow.Node`: a float is a constant of one element.
+    """
+    return kind in _BEFORE_RELU and not (
+        kind == "add" and any(isinstance(value, float) for value in inputs)
+    )
 
 
 def merge_quantizers(model: onnx.ModelProto) -> None:

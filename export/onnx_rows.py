@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ..ortops.errors import InputError
 from .onnx_feeds import Feeds
-from .onnx_files import Source, open_session
+from .onnx_files import Source
+from .onnx_sessions import open_session
 from .onnx_types import Stored
 
 _BATCH = 3

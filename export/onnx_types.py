@@ -12,7 +12,8 @@ import onnx
 
 from ..ortops.errors import InputError
 from .kinds import ONNX_KINDS
-from .onnx_files import Source, light, open_session
+from .onnx_files import Source, light
+from .onnx_sessions import open_session
 
 Shape = tuple[Any, ...]
 
@@ -142,7 +143,7 @@ def _of(value: onnx.ValueInfoProto) -> TensorType:
     return TensorType(
         tensor.elem_type,
         tuple(
-            d.dim_value if d.HasField("dim_value") else d.dim_param or None
+            d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None
             for d in tensor.shape.dim
         ),
     )

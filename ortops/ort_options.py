@@ -28,7 +28,7 @@ def with_exact_integers(make: Callable[[Mapping[str, str]], _Session]) -> _Sessi
     Parameters
     ----------
     make : callable (mapping of session configuration entries) -> session
-        Called once, or twice where ONNX Runtime has no kernels for the first entries.
+        Called once, or twice where ONNX Runtime does not take the first entries.
 
     Raises
     ------
@@ -39,9 +39,26 @@ def with_exact_integers(make: Callable[[Mapping[str, str]], _Session]) -> _Sessi
         return make({**_INT8_ALLOWED, **_EXACT_PRODUCTS})
     except Exception as error:  # ONNX Runtime's own classes
         # int8 activations have no kernels with uint8 weights; theirs with int8 weights are exact.
-        if "NOT_IMPLEMENTED" not in str(error):
+        # Weights that two layers share cannot be turned; with VNNI they need not be.
+        shared = "replace the existing tensor" in str(error)
+        if shared and not has_vnni():
+            raise InputError(
+                "two layers share an int8 weight, whose products ONNX Runtime cannot compute "
+                "exactly on this x86 processor without VNNI; give each layer a copy of its own"
+            ) from None
+        if not shared and "NOT_IMPLEMENTED" not in str(error):
             raise
         return make(_INT8_ALLOWED)
+
+
+def has_vnni() -> bool:
+    """Say whether this processor sums products of uint8 and int8 in 32 bits."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            words = {*file.read().split()}
+    except OSError:
+        return False
+    return not words.isdisjoint({"avx512_vnni", "avx_vnni"})
 
 
 def extensions_library() -> str | None:

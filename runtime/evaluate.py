@@ -64,6 +64,8 @@ class Evaluator:
         self.batch_size = session.batch or min(int(batch_size), len(data))
         session.check_shape((self.batch_size, *data.images.shape[1:]))
         self.classes: int | None = None
+        if session.classes is not None:
+            self._check_label_range(session.classes)
         self._ready = None
         if data.images.size * session.input_dtype.itemsize <= PREPARED_BYTES:
             self._ready = self._prepare(data.images)
@@ -157,10 +159,11 @@ class Evaluator:
         if logits is None or logits.shape[1] == self.classes:
             return
         self.classes = logits.shape[1]
+        self._check_label_range(self.classes)
+
+    def _check_label_range(self, classes: int) -> None:
         if self.data.labels is not None:
-            check_label_range(
-                self.data.name, self.data.labels, self.classes, "outputs of the model"
-            )
+            check_label_range(self.data.name, self.data.labels, classes, "outputs of the model")
 
 
 def expected_flips(sites: list[Site], bit_error_rate: Any, bit_mask: Any) -> float:

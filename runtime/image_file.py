@@ -31,13 +31,19 @@ def check_image_file(data: npt.NDArray[np.uint8]) -> None:
     Raises
     ------
     InputError
-        It is neither, or damaged.
+        It is neither, or damaged, or a JPEG in grey or CMYK.
     """
     content = data.tobytes()
-    if not content.startswith(_PNG) and not _is_jpeg(content):
+    components = 3 if content.startswith(_PNG) else _jpeg_components(content)
+    if not components:
         raise InputError(
             "image: expected the bytes of a PNG or JPEG file, got "
             f"{len(content)} bytes that start with {content[:8]!r} or are damaged"
+        )
+    if components != 3:
+        raise InputError(
+            "image: expected a JPEG file of three components (colours), which the decoder of "
+            f"onnxruntime-extensions needs, got one of {components}; save it as PNG"
         )
     try:
         image: Any = importlib.import_module("PIL.Image")
@@ -53,28 +59,29 @@ def check_image_file(data: npt.NDArray[np.uint8]) -> None:
         ) from None
 
 
-def _is_jpeg(content: bytes) -> bool:
-    """Say whether the segments up to the first scan are whole, with a frame among them."""
+def _jpeg_components(content: bytes) -> int:
+    """Components of a JPEG's frame; 0 where the segments up to the first scan are not whole."""
     if content[:2] != bytes([0xFF, _START]):
-        return False
-    position, frame = 2, False
+        return 0
+    position, components = 2, 0
     while position + 4 <= len(content):
         if content[position] != 0xFF:
-            return False
+            return 0
         marker = content[position + 1]
         if marker == 0xFF:
             position += 1
             continue
         if marker in (_START, _END, 0) or marker in _RESTARTS:
-            return False
+            return 0
         if marker == _TEMPORARY:
             position += 2
             continue
         size = int.from_bytes(content[position + 2 : position + 4], "big")
         if size < 2 or position + 2 + size > len(content):
-            return False
+            return 0
         if marker == _SCAN:
-            return frame and content.rfind(bytes([0xFF, _END])) > position
-        frame = frame or marker in _FRAMES
+            return components if content.rfind(bytes([0xFF, _END])) > position else 0
+        if marker in _FRAMES and size >= 8:
+            components = content[position + 9]
         position += 2 + size
-    return False
+    return 0

@@ -35,10 +35,10 @@ _NUMPY_TYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+    **{f"tensor({kind})": kind for kind in ("uint8", "uint16", "uint32", "uint64")},
+    **{f"tensor({kind})": kind for kind in ("int8", "int16", "int32", "int64")},
 }
 _NOISE_TYPES = {
     noise_inputs.BIT_ERROR_RATE: "tensor(double)",
@@ -81,6 +81,8 @@ class NoisySession:
     batch : int or None
         Batch size that the file fixes; None: any.
     output_names : tuple of str
+    classes : int or None
+        Number of logits, where the model fixes it.
     normalization : dict or None
         ``{"mean": [...], "std": [...]}``, one value a channel, to be applied to x / 255.
     takes_files : bool
@@ -158,7 +160,10 @@ class NoisySession:
         self.input_shape = self._shapes[self.input_name]
         self.input_dtype = self._types[self.input_name]
         self.batch = self.input_shape[0] if self.input_shape else None
-        self.output_names = tuple(o.name for o in self._session.get_outputs())
+        outputs = self._session.get_outputs()
+        self.output_names = tuple(o.name for o in outputs)
+        first = _shape(outputs[0].shape)
+        self.classes = first[1] if len(first) == 2 and (first[1] or 0) > 1 else None
 
     @property
     def prepare_seconds(self) -> float:

@@ -185,16 +185,18 @@ def sweep(
     label, masks = _masks(bit_mask, session.sites, chosen)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
     before = session.run_seconds, session.inferences, session.prepare_seconds
+    evaluator = Evaluator(session, dataset.head(images), batch_size, metric)
+    metric_label = _metric_label(metric, metric_name, results is not None)
     store = results if isinstance(results, Results) else Results(results)
     try:
         work = SweepPoints(
-            Evaluator(session, dataset.head(images), batch_size, metric),
+            evaluator,
             store,
             chosen,
             masks,
             mask_name or label,
             int(seed),
-            _metric_label(metric, metric_name, results is not None),
+            metric_label,
             skip_clean,
         )
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]

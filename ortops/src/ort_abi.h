@@ -59,6 +59,8 @@ inline constexpr Function<61, OrtStatus*(const TensorTypeAndShapeInfo*, std::siz
     GetDimensionsCount{};
 inline constexpr Function<62, OrtStatus*(const TensorTypeAndShapeInfo*, std::int64_t*, std::size_t)>
     GetDimensions{};
+inline constexpr Function<63, OrtStatus*(const TensorTypeAndShapeInfo*, const char**, std::size_t)>
+    GetSymbolicDimensions{};
 inline constexpr Function<65, OrtStatus*(const Value*, TensorTypeAndShapeInfo**)>
     GetTensorTypeAndShape{};
 inline constexpr Function<85, OrtStatus*(const KernelInfo*, const char*, float*)>

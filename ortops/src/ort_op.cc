@@ -268,10 +268,22 @@ struct Operator : ort::CustomOp {
   }
 };
 
+// Y has X's shape, where all of it is known. Of an unknown rank ONNX Runtime says 0, and takes an
+// unknown extent without a name for -1: such a shape, passed on, would be wrong.
 OrtStatus* infer_shape(const ort::CustomOp* op, ort::ShapeInferContext* context) {
   const OrtApi* api = static_cast<const Operator*>(op)->api;
   ort::TensorTypeAndShapeInfo* shape = nullptr;  // the context owns it
   RETURN_IF_ERROR(ort::ShapeInferContext_GetInputTypeShape(api, context, kX, &shape));
+  std::size_t rank = 0;
+  RETURN_IF_ERROR(ort::GetDimensionsCount(api, shape, &rank));
+  if (rank == 0 || rank > kMaxRank) return nullptr;
+  std::int64_t extents[kMaxRank];
+  const char* names[kMaxRank];
+  RETURN_IF_ERROR(ort::GetDimensions(api, shape, extents, rank));
+  RETURN_IF_ERROR(ort::GetSymbolicDimensions(api, shape, names, rank));
+  for (std::size_t i = 0; i < rank; ++i) {
+    if (extents[i] < 0 && names[i][0] == '\0') return nullptr;
+  }
   return ort::ShapeInferContext_SetOutputTypeShape(api, context, 0, shape);
 }
 

@@ -83,6 +83,7 @@ CHECK_FUNCTION(GetTensorMutableData);
 CHECK_FUNCTION(GetTensorElementType);
 CHECK_FUNCTION(GetDimensionsCount);
 CHECK_FUNCTION(GetDimensions);
+CHECK_FUNCTION(GetSymbolicDimensions);
 CHECK_FUNCTION(GetTensorTypeAndShape);
 CHECK_FUNCTION(KernelInfoGetAttribute_float);
 CHECK_FUNCTION(KernelInfoGetAttribute_int64);

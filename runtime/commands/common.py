@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ortops.errors import InputError
+from ...ortops.files import target_of
 
 #: Normalizations by name: mean and standard deviation of the channels, on x / 255.
 NORMALIZATIONS = {
@@ -133,6 +134,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"output {path}: expected a file name, got a folder")
+    target_of(path)
     if not path.parent.is_dir():
         raise InputError(f"output {path}: the folder {path.parent} does not exist: create it first")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):

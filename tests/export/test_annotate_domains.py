@@ -22,6 +22,7 @@ from onnx_models import (
 )
 
 from noisystore.export import annotate
+from noisystore.export.onnx_sessions import check_loads
 from noisystore.ortops.errors import InputError
 
 
@@ -291,7 +292,7 @@ def test_other_bad_arguments(tmp_path):
     with pytest.raises(InputError, match="annotated already"):
         annotate(annotate(made).model)
     renamed = model([NODE("Relu", ["noise.seed"], ["y"])], [value("noise.seed")], [value("y")])
-    with pytest.raises(InputError, match="annotated already"):
+    with pytest.raises(InputError, match=r"a tensor noise\.seed.*rename it"):
         annotate(renamed)
     for options, match in (
         ({"storage_format": "float12"}, "float12"),
@@ -318,4 +319,38 @@ def test_types_that_are_not_stored():
         ir=10,
     )
     with pytest.raises(InputError, match="got one of uint16"):
+        annotate(made)
+
+
+def test_what_onnx_runtime_does_not_load(tmp_path):
+    made = branches()
+    notes = []
+    good = annotate(made).model
+    check_loads(good, made, (), notes)
+    assert notes == []
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(good)
+    store = next(n for n in damaged.graph.node if n.op_type == "NoisyStore")
+    store.input[1], store.input[3] = store.input[3], store.input[1]
+    with pytest.raises(InputError, match=r"loads the model, but not with these sites: .*int64"):
+        check_loads(damaged, made, (), notes)
+    unknown = model(
+        [NODE("Foo", ["x"], ["f"]), NODE("Relu", ["f"], ["y"])], [value("x")], [value("y")]
+    )
+    result = annotate(unknown, sites="Relu")
+    assert result.notes[-1].startswith(
+        "ONNX Runtime loads the model neither annotated nor as it is"
+    )
+
+
+def test_a_model_of_subgraphs_alone_says_so():
+    made = branches()
+    del made.graph.node[0]
+    for node in made.graph.node:
+        for attribute in node.attribute:
+            for inner in attribute.g.node:
+                inner.input[:] = ["x" if name == "r" else name for name in inner.input]
+    with pytest.raises(
+        InputError, match=r"no site for 'activation'.*subgraphs are left alone.*1 If"
+    ):
         annotate(made)

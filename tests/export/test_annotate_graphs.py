@@ -267,3 +267,35 @@ def test_integers_that_are_asked_for_by_name():
     table = np.array([[0.02, 0.02], [0.0, 0.0]])
     (got,) = runner.run(None, {**x, "noise.bit_error_rate": table, "noise.seed": np.array([4])})
     assert same([got], [reference.apply(x["x"], 0.02, seed=4, site=0).astype(np.float32)])
+
+
+@pytest.mark.parametrize("shape", [None, ("n", 4), (None, 4)])
+def test_a_rank_that_is_unknown_stays_unknown(shape):
+    """ONNX Runtime folds what it takes for known: the shape of Y must not be made up."""
+    nodes = [
+        NODE("Reshape", ["x", "s"], ["a"]),
+        NODE("Relu", ["a"], ["r"]),
+        NODE("Shape", ["r"], ["whole"]),
+        NODE("Neg", ["r"], ["m"]),
+        NODE("Softmax", ["m"], ["p"]),
+        NODE("Reshape", ["p", "whole"], ["y"]),
+    ]
+    inputs = [value("x", shape=("n", 4)), value("s", TensorProto.INT64, (2,))]
+    made = model(nodes, inputs, [value("y", shape=None)])
+    if shape is not None:
+        made.graph.value_info.append(value("a", shape=shape))
+    result = annotate(made)
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    for target in ([6, 4], [3, 8], [-1, 2]) if shape is None else ([6, 4], [-1, 4]):
+        fed = {"x": x, "s": np.array(target)}
+        (got,), (expected,) = (session(m).run(None, fed) for m in (result.model, made))
+        assert same([got], [expected])
+
+
+def test_negative_extents_are_free():
+    made = convolution(17, 8)
+    for dim in made.graph.input[0].type.tensor_type.shape.dim[::2]:
+        dim.dim_value = -1
+    result = annotate(made)
+    assert [s["rows_per_sample"] for s in result.sites] == [1]
+    assert not any("does not run" in note for note in result.notes)

@@ -162,19 +162,30 @@ def test_integers_by_name_and_bad_formats(quantized):
         annotate(path, storage_format="float16")
 
 
-def test_dynamic_quantization(quantized, tmp_path):
+@pytest.mark.parametrize("operators", [["MatMul", "Gemm"], ["Conv", "MatMul", "Gemm"]])
+def test_dynamic_quantization(quantized, tmp_path, operators):
+    """The layers' float results lie in memory, whether their products are of integers or not."""
     from onnxruntime.quantization import quantize_dynamic
 
     with quiet():
         quantize_dynamic(
-            quantized / "float.onnx", tmp_path / "d.onnx", op_types_to_quantize=["MatMul", "Gemm"]
+            quantized / "float.onnx",
+            tmp_path / "d.onnx",
+            op_types_to_quantize=operators,
+            weight_type=QuantType.QUInt8,
         )
-    result = annotate(tmp_path / "d.onnx", sites="activation,weight")
-    assert [s["op"] for s in result.sites if s["kind"] == "activation"] == [
-        *("relu", "relu", "relu6", "silu", "relu"),
-    ]
-    assert Counter(s["storage_format"] for s in result.sites if s["kind"] == "weight") == {
-        "native": 3,
-        "int8": 2,
-    }
+    result = annotate(tmp_path / "d.onnx", sites="layer,weight,bias")
+    expected = annotate(quantized / "float.onnx", sites="layer,weight,bias").sites
+    keys = ("kind", "op", "elements")
+    assert [[s[k] for k in keys] for s in result.sites] == [[s[k] for k in keys] for s in expected]
+    # The range of an activation is that of the batch.
+    assert "the model mixes the samples of a batch: the batch is its sample" in result.notes
+    assert {s["rows_per_sample"] for s in result.sites if s["kind"] == "activation"} == {-1}
+    kinds = {(s["op"], s["storage_format"]) for s in result.sites if s["kind"] == "weight"}
+    stored = "uint8" if "Conv" in operators else "native"
+    assert kinds == {("conv", stored), ("linear", "uint8")}
     close(outputs_at(result.model), outputs_at(tmp_path / "d.onnx"))
+    if "Conv" in operators:
+        assert [s["op"] for s in annotate(tmp_path / "d.onnx", sites="ConvInteger").sites] == [
+            *("conv", "conv", "conv"),
+        ]

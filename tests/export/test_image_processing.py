@@ -158,6 +158,17 @@ def test_damaged_files_are_refused(file, name, damage, pillow, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("pillow", [True, False])
+def test_jpegs_of_other_colours_are_refused(file, mode, pillow, monkeypatch):
+    if not pillow:
+        monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    stream = io.BytesIO()
+    Image.new(mode, (SIZE, SIZE)).save(stream, format="JPEG")
+    with pytest.raises(InputError, match="JPEG file of three components"):
+        NoisySession(file, threads=1).run(np.frombuffer(stream.getvalue(), np.uint8))
+
+
 def test_a_sweep_of_such_a_file_is_refused(file, tmp_path, capsys):
     images = np.zeros((4, 3, SIZE, SIZE), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x=images)

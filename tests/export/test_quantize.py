@@ -7,12 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from quantizable import SHAPE, calibration_data, flips, run, small_network, stores
 
-from noisystore.export import quantize
+from noisystore.export import annotate, quantize
 from noisystore.export.integer_kernels import integer_kernels
 from noisystore.ortops.errors import InputError
+from noisystore.ortops.ort_options import has_vnni
 from noisystore.runtime import NoisySession
 from noisystore.runtime.dataset import Dataset
 
@@ -299,3 +300,73 @@ def test_the_harness_computes_the_same_with_both(both, data):
             for result in both[0]
         ]
         assert np.array_equal(*outputs)
+
+
+def with_nodes(network, first, *nodes):
+    """The network with nodes in place of its first ReLU's; they read c1 and make r1."""
+    kept = [n for n in network.graph.node if n.name != first]
+    position = next(i for i, n in enumerate(network.graph.node) if n.name == first)
+    del network.graph.node[:]
+    network.graph.node.extend([*kept[:position], *nodes, *kept[position:]])
+    return network
+
+
+def test_a_gelu_of_operators_is_one_site(tmp_path, data):
+    """The sum of 1 and erf is never negative: its zero point is no sign of a ReLU."""
+    network = with_nodes(
+        small_network(),
+        "relu1",
+        helper.make_node("Div", ["c1", "root"], ["g.d"]),
+        helper.make_node("Erf", ["g.d"], ["g.e"]),
+        helper.make_node("Add", ["g.e", "one"], ["g.a"]),
+        helper.make_node("Mul", ["c1", "g.a"], ["g.m"]),
+        helper.make_node("Mul", ["g.m", "half"], ["r1"]),
+    )
+    for name, number in (("root", 2**0.5), ("one", 1), ("half", 0.5)):
+        network.graph.initializer.append(numpy_helper.from_array(np.float32(number), name))
+    expected = [site["op"] for site in annotate(network).sites]
+    assert expected == ["gelu", "relu"]
+    for graph_format in ("qdq", "qoperator"):
+        for kind in ("uint8", "int8"):
+            options = {"graph_format": graph_format, "activation_type": kind}
+            found = quantize(network, data, tmp_path / "q.onnx", **options).sites
+            assert [site["op"] for site in found] == expected, options
+
+
+def test_masks_of_zeros_are_no_dead_activations(tmp_path, data):
+    network = with_nodes(
+        small_network(),
+        "relu1",
+        helper.make_node("Shape", ["c1"], ["m.s"]),
+        helper.make_node("ConstantOfShape", ["m.s"], ["m.z"]),
+        helper.make_node("Add", ["c1", "m.z"], ["m.a"]),
+        helper.make_node("Relu", ["m.a"], ["r1"]),
+    )
+    result = quantize(network, data, tmp_path / "q.onnx")
+    assert str(result.kernels) == "3 of 3"
+
+
+@pytest.mark.skipif(not has_vnni(), reason="needs VNNI: this processor saturates such products")
+@pytest.mark.parametrize("graph_format", ["qdq", "qoperator"])
+@pytest.mark.parametrize("sites", ["layer", "weight,bias"])
+def test_a_layer_that_runs_twice(tmp_path, data, graph_format, sites):
+    again = helper.make_node("Conv", ["r2", "conv3", "conv2.bias"], ["c3"], name="conv3")
+    more = helper.make_node("Conv", ["c3", "conv3", "conv2.bias"], ["r3"], name="conv4")
+    for node in (again, more):
+        node.attribute.append(helper.make_attribute("pads", [1] * 4))
+    network = with_nodes(small_network(), "flatten", again, more)
+    network.graph.node.insert(
+        len(network.graph.node) - 1, helper.make_node("Flatten", ["r3"], ["f"], name="flatten")
+    )
+    weight = np.random.default_rng(4).normal(0, 0.1, (12, 12, 3, 3)).astype(np.float32)
+    network.graph.initializer.append(numpy_helper.from_array(weight, "conv3"))
+    options = {"graph_format": graph_format, "sites": sites}
+    result = quantize(network, data, tmp_path / "q.onnx", **options)
+    assert str(result.kernels) == "5 of 5"
+    names = [site["name"] for site in result.sites if site["kind"] == "weight"]
+    assert names.count("conv3") == (sites != "layer")  # it lies in memory once
+    session = NoisySession(result.path, threads=1)
+    want = run(network, data.images)[0]
+    got = session.run(data.images)
+    assert np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)) < 0.05
+    assert not np.array_equal(session.run(data.images, 0.01, seed=1), got)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`noisystore annotate` and what `inspect` and `sweep` make of its files."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -160,3 +162,21 @@ def test_the_model_is_not_written_over(plain, tmp_path, error):
     options = ["--data", "digits", "-o", tmp_path / "q.onnx", "--scales", plain]
     assert "expected another file than the model" in error("quantize", plain, *options)
     assert plain.read_bytes() == before
+
+
+def test_outputs_that_are_no_files(plain, tmp_path, error):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "got a device or a pipe" in error("annotate", plain, "-o", pipe)
+    assert pipe.is_fifo()
+
+
+def test_inputs_of_any_type_are_inspected(tmp_path, ok):
+    node, info = helper.make_node, helper.make_tensor_value_info
+    inputs = [info("x", TensorProto.FLOAT, ["N", 4]), info("which", TensorProto.BOOL, ["N", 4])]
+    nodes = [node("Relu", ["x"], ["r"]), node("Where", ["which", "r", "x"], ["y"])]
+    graph = helper.make_graph(nodes, "g", inputs, [info("y", TensorProto.FLOAT, ["N", 4])])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    ok("annotate", tmp_path / "m.onnx", "-o", tmp_path / "noisy.onnx")
+    assert ok("inspect", tmp_path / "noisy.onnx")["bits_per_sample"] == 128

@@ -107,6 +107,7 @@ def test_data_that_do_not_fit_the_model(model, tmp_path, error):
     for name, message in (("small", "shape"), ("labels", "labels from 0 to 9")):
         changes = {"--data": f"npz:{tmp_path / name}.npz", "--images": 4}
         assert message in error(*sweep_options(model, tmp_path / "r.sqlite", **changes))
+    assert not list(tmp_path.glob("r.sqlite*"))
 
 
 def test_a_sweep_is_interrupted_and_goes_on(model, tmp_path):

@@ -35,3 +35,20 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
     with pytest.raises(InputError, match="cannot be written"):
         write_whole(tmp_path / "none" / "a", b"")
+
+
+def test_links_are_followed_and_devices_kept(tmp_path):
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "folder" / "a")
+    for data in (b"one", b"another"):
+        write_whole(link, data)
+        assert link.is_symlink()
+        assert (tmp_path / "folder" / "a").read_bytes() == data
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "to-pipe", "folder"):
+        with pytest.raises(InputError, match="expected a file, got a"):
+            write_whole(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.rglob("*"))) == 5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisations that exporters write out as elementary operations, marked at their end."""
+"""Layers that tools write out as elementary operations, marked at their end."""
 
 from __future__ import annotations
 
@@ -29,6 +29,36 @@ def mark_normalisations(nodes: Sequence[Node]) -> None:
             kind = _root_mean_square(node)
             if kind is not None:
                 _mark(node, kind)
+
+
+def mark_integer_products(nodes: Sequence[Node]) -> None:
+    """Give the last operation of a dynamically quantized layer its kind and its parameters.
+
+    That is ConvInteger or MatMulInteger, a Cast and a product with the scales, the bias added
+    before or after; what lies in memory is the float result.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        Changed in place.
+    """
+    for node in nodes:
+        if node.op_type not in ("ConvInteger", "MatMulInteger") or "weight" not in node.parameters:
+            continue
+        parameters = {"weight": node.parameters["weight"]}
+        step = _only_reader(node)
+        if step is not None and step.kind == "add":  # the bias in integers, made of the floats
+            parameters.update(step.parameters)
+            step = _only_reader(step)
+        end = _only_reader(step) if step is not None and step.op_type == "Cast" else None
+        if end is None or end.kind != "mul":
+            continue
+        following = _only_reader(end)
+        if following is not None and following.kind == "add" and following.parameters:
+            end, parameters["bias"] = following, following.parameters["bias"]
+        end.kind = "conv" if node.op_type == "ConvInteger" else "linear"
+        end.op_type, end.parameters = node.op_type, parameters
+        node.kind, node.op_type, node.parameters = "", "", {}
 
 
 def _reshaped(node: Node) -> Node | None:
