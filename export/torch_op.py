@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..ortops.calls import apply_on_cuda
 from ..ortops.errors import InputError
 from ..ortops.formats import WORD_FORMATS, check_quantization
 from ..ortops.noise_inputs import mask_table, rate_table, sample_index_array, seed_array
@@ -51,7 +52,8 @@ def store(
     Parameters
     ----------
     x : Tensor
-        float16, bfloat16, float32, float64, int8, uint8 or int32, on the CPU; axis 0 is the batch.
+        float16, bfloat16, float32, float64, int8, uint8 or int32, on the CPU or a CUDA device;
+        axis 0 is the batch. The noise inputs lie on the CPU.
     bit_error_rate : Tensor of float64, shape [S, 2]
         Row ``site`` holds (p01, p10).
     bit_mask : Tensor of int64, shape [S]
@@ -75,10 +77,10 @@ def store(
     """
     from .. import ortops
 
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "cuda"):
         raise InputError(
-            f"NoisyStore runs on CPU tensors in PyTorch, got one on {x.device}; "
-            "move the model and its input to the CPU, or export it and run the ONNX file"
+            f"NoisyStore runs on CPU and CUDA tensors in PyTorch, got one on {x.device}; "
+            "move the model and its input there, or export it and run the ONNX file"
         )
     if x.dtype not in _SUPPORTED:
         names = ", ".join(str(t).removeprefix("torch.") for t in _SUPPORTED)
@@ -91,22 +93,32 @@ def store(
         )
     if not 0 <= site < sites:
         raise InputError(f"NoisyStore: site {site} is outside the {sites} rows of bit_error_rate")
-    words = _as_numpy(x.detach().contiguous())
-    out = torch.empty(x.shape, dtype=x.dtype)
+    x = x.detach().contiguous()
+    out = torch.empty_like(x)
     p01, p10 = (float(p) for p in bit_error_rate[site].tolist())
-    ortops.apply(
-        words,
-        (p01, p10),
-        bit_mask=int(bit_mask[site]) & ((1 << 64) - 1),
-        seed=int(seed.reshape(-1)[0]),
-        site=site,
-        sample_index=sample_index.numpy(),
-        storage_format=storage_format,
-        scale=scale,
-        zero_point=zero_point,
-        rows_per_sample=rows_per_sample,
-        out=_as_numpy(out),
-    )
+    arguments: dict[str, Any] = {
+        "bit_mask": int(bit_mask[site]) & ((1 << 64) - 1),
+        "seed": int(seed.reshape(-1)[0]),
+        "site": site,
+        "sample_index": sample_index.numpy(),
+        "storage_format": storage_format,
+        "scale": scale,
+        "zero_point": zero_point,
+        "rows_per_sample": rows_per_sample,
+    }
+    if x.device.type == "cpu":
+        ortops.apply(_as_numpy(x), (p01, p10), out=_as_numpy(out), **arguments)
+        return out
+    with torch.cuda.device(x.device):
+        apply_on_cuda(
+            x.data_ptr(),
+            out.data_ptr(),
+            str(x.dtype).removeprefix("torch."),
+            tuple(x.shape),
+            (p01, p10),
+            stream=torch.cuda.current_stream().cuda_stream,
+            **arguments,
+        )
     return out
 
 

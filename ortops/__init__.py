@@ -3,17 +3,25 @@
 
 from . import reference
 from .bit_masks import bit_mask
-from .calls import apply, count_flips, empty_call, prepared_apply
+from .calls import apply, apply_on_cuda, count_flips, empty_call, prepared_apply
 from .errors import InputError
-from .library import instruction_set, library_path, library_version, register
+from .library import (
+    cuda_architectures,
+    instruction_set,
+    library_path,
+    library_version,
+    register,
+)
 from .noise_inputs import NOISE_MODEL
 
 __all__ = [
     "NOISE_MODEL",
     "InputError",
     "apply",
+    "apply_on_cuda",
     "bit_mask",
     "count_flips",
+    "cuda_architectures",
     "empty_call",
     "instruction_set",
     "library_path",

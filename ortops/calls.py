@@ -204,6 +204,70 @@ def apply(
     return out
 
 
+def apply_on_cuda(
+    x: int,
+    out: int,
+    kind: str,
+    shape: Sequence[int],
+    bit_error_rate: Any,
+    *,
+    stream: int = 0,
+    bit_mask: Any = None,
+    seed: int = 0,
+    site: int = 0,
+    sample_index: Any = 0,
+    storage_format: str = "native",
+    scale: float = 1.0,
+    zero_point: int = 0,
+    rows_per_sample: int = 1,
+) -> None:
+    """Do what `apply` does to a tensor in the memory of the current CUDA device.
+
+    Returns when the work is queued on the stream.
+
+    Parameters
+    ----------
+    x, out : int
+        Addresses of C-contiguous tensors, which may be the same one and do not overlap otherwise.
+    kind : str
+        Element type: float32, float16, bfloat16, float64, int8, uint8 or int32.
+    shape : sequence of int
+    stream : int
+        A ``cudaStream_t``; 0: the default stream.
+    bit_error_rate, bit_mask, seed, site, sample_index, storage_format, scale, zero_point, \
+rows_per_sample
+        As `apply` takes them.
+
+    Raises
+    ------
+    InputError
+        Any argument that does not fit, a library that was built without CUDA, or what CUDA says.
+    """
+    if kind not in ELEMENT_TYPES:
+        raise InputError(f"x: expected one of {', '.join(ELEMENT_TYPES)}, got {kind!r}")
+    call, memory = _call(
+        kind,
+        shape,
+        bit_error_rate,
+        bit_mask,
+        seed,
+        site,
+        sample_index,
+        storage_format,
+        scale,
+        zero_point,
+        rows_per_sample,
+        kind if storage_format == "native" else storage_format,
+    )
+    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
+    status = load().noisystore_apply_cuda(
+        ctypes.byref(call), x, out, stream, message, _MESSAGE_SIZE
+    )
+    del memory
+    if status != 0:
+        raise InputError(message.value.decode())
+
+
 def prepared_apply(
     x: npt.NDArray[Any],
     bit_error_rate: Any,

@@ -95,6 +95,12 @@ def load() -> ctypes.CDLL:
         library.noisystore_samples.restype = ctypes.c_uint64
         library.noisystore_version.restype = ctypes.c_char_p
         library.noisystore_instruction_set.restype = ctypes.c_char_p
+        library.noisystore_apply_cuda.argtypes = (
+            *APPLY_ARGUMENTS[:3],
+            ctypes.c_void_p,
+            *APPLY_ARGUMENTS[3:],
+        )
+        library.noisystore_cuda_architectures.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         raise InputError(
             f"operator library: {path} is not a NoisyStore library for this machine ({error}); "
@@ -111,6 +117,17 @@ def library_version() -> str:
 def instruction_set() -> str:
     """Return the instruction set in use: ``avx512``, ``avx2`` or ``portable``."""
     return str(load().noisystore_instruction_set().decode())
+
+
+def cuda_architectures() -> tuple[str, ...]:
+    """Return the CUDA compute capabilities that the library holds code for.
+
+    Returns
+    -------
+    tuple of str
+        Such as ``("87", "90")``; empty where it was built without CUDA.
+    """
+    return tuple(load().noisystore_cuda_architectures().decode().split())
 
 
 def register(session_options: Any) -> None:

@@ -62,6 +62,17 @@ typedef struct noisystore_call {
 NOISYSTORE_API int noisystore_apply(const noisystore_call* call, const void* x, void* y,
                                     char* message, size_t message_size);
 
+/* The same on a CUDA device: x and y are addresses of the current device, aligned to their
+ * elements, and `stream` is a cudaStream_t (NULL: the default stream). What `call` points to lies
+ * in host memory and may be freed on return, when the work is queued. A library that was built
+ * without CUDA returns 1. */
+NOISYSTORE_API int noisystore_apply_cuda(const noisystore_call* call, const void* x, void* y,
+                                         void* stream, char* message, size_t message_size);
+
+/* Compute capabilities that the library holds code for, as in "87 90"; "" where it was built
+ * without CUDA. */
+NOISYSTORE_API const char* noisystore_cuda_architectures(void);
+
 /* Flips of every sample, without any data: exact where p01 == p10, else the candidates at the
  * larger rate, an upper bound. `flips` has noisystore_samples(call) elements. */
 NOISYSTORE_API int noisystore_count_flips(const noisystore_call* call, int64_t* flips,

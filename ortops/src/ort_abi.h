@@ -77,6 +77,8 @@ inline constexpr Function<91, OrtStatus*(KernelContext*, std::size_t, const std:
 inline constexpr Function<93, void(OrtStatus*)> ReleaseStatus{};
 inline constexpr Function<99, void(TensorTypeAndShapeInfo*)> ReleaseTensorTypeAndShapeInfo{};
 inline constexpr Function<101, void(CustomOpDomain*)> ReleaseCustomOpDomain{};
+inline constexpr Function<193, OrtStatus*(const KernelContext*, void**)>
+    KernelContext_GetGPUComputeStream{};
 inline constexpr Function<244, OrtStatus*(const KernelInfo*, char*, std::size_t*)>
     KernelInfo_GetNodeName{};
 inline constexpr Function<268, OrtStatus*(const ShapeInferContext*, std::size_t,

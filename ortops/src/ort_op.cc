@@ -8,8 +8,10 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <vector>
 
 #include "checked_call.h"
+#include "cuda.h"
 #include "ort_abi.h"
 
 namespace noisystore {
@@ -175,8 +177,15 @@ void store_part(void* parts_of_call, std::size_t index) {
   store_range(*parts.call, parts.x, parts.y, first, first + size);
 }
 
-OrtStatus* compute(void* op_kernel, ort::KernelContext* context) {
-  const Kernel& kernel = *static_cast<const Kernel*>(op_kernel);
+// One run of a node: the checked call, and where X and Y lie.
+struct Run {
+  Call call;
+  const void* x = nullptr;
+  void* y = nullptr;
+  bool empty() const { return call.samples == 0 || call.elements == 0; }
+};
+
+OrtStatus* prepare(const Kernel& kernel, ort::KernelContext* context, Run& run) {
   Tensor x;
   RETURN_IF_ERROR(read_tensor(kernel, context, kX, x));
   noisystore_call description{};
@@ -190,27 +199,43 @@ OrtStatus* compute(void* op_kernel, ort::KernelContext* context) {
   description.site = kernel.site;
   description.rows_per_sample = kernel.rows_per_sample;
   RETURN_IF_ERROR(read_noise(kernel, context, description));
-  Call call;
   Message problem;
-  if (!make_call(description, false, call, problem)) {
+  if (!make_call(description, false, run.call, problem)) {
     return fail(kernel.api, kernel.node, problem.text);
   }
   ort::Value* output = nullptr;
   RETURN_IF_ERROR(ort::KernelContext_GetOutput(kernel.api, context, 0, x.shape, x.rank, &output));
-  void* y = nullptr;
-  RETURN_IF_ERROR(ort::GetTensorMutableData(kernel.api, output, &y));
-  if (call.samples == 0 || call.elements == 0) return nullptr;
-  const double ns = estimate_ns(call, x.data == y);
-  Parts parts{&call, x.data, y, 1};
+  run.x = x.data;
+  return ort::GetTensorMutableData(kernel.api, output, &run.y);
+}
+
+OrtStatus* compute(void* op_kernel, ort::KernelContext* context) {
+  const Kernel& kernel = *static_cast<const Kernel*>(op_kernel);
+  Run run;
+  RETURN_IF_ERROR(prepare(kernel, context, run));
+  if (run.empty()) return nullptr;
+  const double ns = estimate_ns(run.call, run.x == run.y);
+  Parts parts{&run.call, run.x, run.y, 1};
   if (ns > kSplitAboveNs) {
     parts.count = std::min({static_cast<std::size_t>(ns / kPartNs), kMaxParts,
-                            static_cast<std::size_t>(call.blocks())});
+                            static_cast<std::size_t>(run.call.blocks())});
   }
   if (parts.count > 1) {
     return ort::KernelContext_ParallelFor(kernel.api, context, store_part, parts.count, 0, &parts);
   }
   store_part(&parts, 0);
   return nullptr;
+}
+
+OrtStatus* compute_on_cuda(void* op_kernel, ort::KernelContext* context) {
+  const Kernel& kernel = *static_cast<const Kernel*>(op_kernel);
+  Run run;
+  RETURN_IF_ERROR(prepare(kernel, context, run));
+  void* stream = nullptr;
+  RETURN_IF_ERROR(ort::KernelContext_GetGPUComputeStream(kernel.api, context, &stream));
+  Message problem;
+  if (store_on_cuda(run.call, run.x, run.y, stream, problem)) return nullptr;
+  return fail(kernel.api, kernel.node, problem.text);
 }
 
 OrtStatus* create_kernel(const ort::CustomOp*, const OrtApi* api, const ort::KernelInfo* info,
@@ -227,11 +252,16 @@ OrtStatus* infer_shape(const ort::CustomOp* op, ort::ShapeInferContext* context)
 // The operator for one execution provider and one function table.
 struct Operator : ort::CustomOp {
   const OrtApi* api;
+  const char* provider;
 
-  Operator(const OrtApi* table, std::uint32_t api_version) : ort::CustomOp{}, api(table) {
+  Operator(const OrtApi* table, std::uint32_t api_version, const char* name,
+           OrtStatus* (*kernel_compute)(void*, ort::KernelContext*))
+      : ort::CustomOp{}, api(table), provider(name) {
     version = api_version;
     GetName = [](const CustomOp*) { return "NoisyStore"; };
-    GetExecutionProviderType = [](const CustomOp*) { return "CPUExecutionProvider"; };
+    GetExecutionProviderType = [](const CustomOp* op) {
+      return static_cast<const Operator*>(op)->provider;
+    };
     GetInputTypeCount = [](const CustomOp*) -> std::size_t { return kInputs; };
     GetInputType = [](const CustomOp*, std::size_t index) -> int {
       constexpr int kTypes[kInputs] = {ort::kUndefined, ort::kDouble, ort::kUint64, ort::kInt64,
@@ -250,7 +280,7 @@ struct Operator : ort::CustomOp {
     GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
     GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
     CreateKernelV2 = create_kernel;
-    KernelComputeV2 = compute;
+    KernelComputeV2 = kernel_compute;
     KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
     InferOutputShapeFn = infer_shape;
     GetStartVersion = [](const CustomOp*) { return 1; };
@@ -287,10 +317,20 @@ OrtStatus* infer_shape(const ort::CustomOp* op, ort::ShapeInferContext* context)
   return ort::ShapeInferContext_SetOutputTypeShape(api, context, 0, shape);
 }
 
-// Sessions keep pointers to domain and operator, and sessions of static lifetime end after any
+// The operator once for each execution provider: CUDA's has two names, of its built-in and of its
+// plugin form. A runtime without a provider leaves its operator alone.
+struct Provider {
+  const char* name;
+  OrtStatus* (*compute)(void*, ort::KernelContext*);
+};
+constexpr Provider kProviders[] = {{"CPUExecutionProvider", compute},
+                                   {"CUDAExecutionProvider", compute_on_cuda},
+                                   {"CudaPluginExecutionProvider", compute_on_cuda}};
+
+// Sessions keep pointers to domain and operators, and sessions of static lifetime end after any
 // destructor that could run here: so these are never destroyed.
 struct Registration {
-  std::unique_ptr<Operator> cpu;
+  std::vector<std::unique_ptr<Operator>> operators;
   ort::CustomOpDomain* domain = nullptr;
 };
 
@@ -299,13 +339,20 @@ OrtStatus* domain_of(const OrtApi* api, std::uint32_t version, ort::CustomOpDoma
   static auto& registrations = *new std::map<const OrtApi*, Registration>;
   const std::lock_guard<std::mutex> lock(mutex);
   Registration& known = registrations[api];
-  if (known.cpu == nullptr) known.cpu = std::make_unique<Operator>(api, version);
   if (known.domain == nullptr) {
+    known.operators.clear();
+    for (const Provider& provider : kProviders) {
+      if (provider.compute == compute_on_cuda && *noisystore_cuda_architectures() == '\0') continue;
+      known.operators.push_back(
+          std::make_unique<Operator>(api, version, provider.name, provider.compute));
+    }
     RETURN_IF_ERROR(ort::CreateCustomOpDomain(api, "noisystore", &known.domain));
-    if (OrtStatus* failed = ort::CustomOpDomain_Add(api, known.domain, known.cpu.get())) {
-      ort::ReleaseCustomOpDomain(api, known.domain);
-      known.domain = nullptr;
-      return failed;
+    for (const auto& op : known.operators) {
+      if (OrtStatus* failed = ort::CustomOpDomain_Add(api, known.domain, op.get())) {
+        ort::ReleaseCustomOpDomain(api, known.domain);
+        known.domain = nullptr;
+        return failed;
+      }
     }
   }
   *domain = known.domain;

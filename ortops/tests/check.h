@@ -27,4 +27,5 @@ void test_known_answers(const char* path);
 void test_agreement();
 void test_conversions();
 void test_storage();
+void test_device_loops();
 void test_c_api();

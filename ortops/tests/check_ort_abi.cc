@@ -93,6 +93,7 @@ CHECK_FUNCTION(KernelContext_GetOutput);
 CHECK_FUNCTION(ReleaseCustomOpDomain);
 CHECK_FUNCTION(ReleaseStatus);
 CHECK_FUNCTION(ReleaseTensorTypeAndShapeInfo);
+CHECK_FUNCTION(KernelContext_GetGPUComputeStream);
 CHECK_FUNCTION(KernelInfo_GetNodeName);
 CHECK_FUNCTION(ShapeInferContext_GetInputTypeShape);
 CHECK_FUNCTION(ShapeInferContext_SetOutputTypeShape);

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
   test_agreement();
   test_conversions();
   test_storage();
+  test_device_loops();
   test_c_api();
   std::printf("%d passed, %d failed\n", checks.passed, checks.failed);
   return checks.failed == 0 && checks.passed > 0 ? 0 : 1;

@@ -82,10 +82,55 @@ def test_bad_input():
         noise_tensors(2, 0.1, None, 1.5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: no device")
-def test_cuda_tensors_are_refused():
-    with pytest.raises(InputError, match="CPU"):
-        store(torch.zeros(2, 2, device="cuda"), *noise_tensors(1), 0)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: no device")
+FORMATS = (
+    "native",
+    "float16",
+    "bfloat16",
+    "float64",
+    "float8e4m3fn",
+    "float8e5m2",
+    "int8",
+    "uint4",
+)
+
+
+@needs_cuda
+@pytest.mark.parametrize("rates", [0.0, 1e-6, 1e-3, (0.02, 0.001), 0.1, (0.5, 0.25), 1.0])
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_bits_of_a_device_are_those_of_the_cpu(same_bits, format_, rates):
+    types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    for dtype in (*types, torch.int8, torch.uint8, torch.int32):
+        if not dtype.is_floating_point and format_ != "native":
+            continue
+        for shape in ((3, 1), (5, 1023), (2, 70001), (700, 9)):
+            x = (torch.randn(shape) * 50).to(dtype)
+            index = torch.randperm(shape[0]) * 3 if shape[0] != 3 else 7
+            noise_inputs = noise_tensors(2, rates, None, 11, index)
+            options = {"storage_format": format_, "scale": 0.5, "zero_point": 3}
+            expected = store(x, *noise_inputs, 1, **options)
+            assert same_bits(store(x.cuda(), *noise_inputs, 1, **options).cpu(), expected)
+
+
+@needs_cuda
+def test_a_model_on_a_device_meets_the_flips_of_the_cpu(same_bits):
+    model, x = ByHand().eval(), torch.randn(3, 8)
+    x = (x * 64).round() / 64  # so that products are exact, whatever their order
+    for parameter in model.parameters():
+        parameter.data = (parameter.data * 64).round() / 64
+    with noise(model, 0.02, seed=4, sample_index=[1, 0, 7]):
+        expected = model(x)
+        assert same_bits(model.cuda()(x.cuda()).cpu(), expected)
+
+
+@needs_cuda
+def test_gradients_and_streams_of_a_device():
+    x = torch.randn(4, 9, device="cuda", requires_grad=True)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        y = store(x * 1, *noise_tensors(1, 0.1), 0)
+        y.sum().backward()
+    torch.cuda.synchronize()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 class ByHand(nn.Module):

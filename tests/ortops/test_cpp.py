@@ -66,6 +66,7 @@ def test_exported_symbols():
     allowed = {
         "RegisterCustomOps", "noisystore_apply", "noisystore_count_flips", "noisystore_samples",
         "noisystore_version", "noisystore_noise_model", "noisystore_instruction_set",
+        "noisystore_apply_cuda", "noisystore_cuda_architectures",
     }  # fmt: skip
     weak_runtime = {name for name in names if name.startswith("_Z")}
     assert allowed <= names

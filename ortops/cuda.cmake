@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# Adds the CUDA kernels to the library (NOISYSTORE_CUDA, NOISYSTORE_CUDA_ARCHITECTURES).
+if(NOT NOISYSTORE_CUDA)
+  return()
+endif()
+if(NOISYSTORE_CUDA_RUNTIME)
+  find_program(CMAKE_CUDA_COMPILER nvcc)
+  # The runtime comes with the target's headers but for crt/, which is the compiler's. In the
+  # environment, so that CMake's trial of the compiler finds both as well.
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --dryrun -E -x cu /dev/null
+                  ERROR_VARIABLE said OUTPUT_QUIET)
+  string(REGEX MATCH "_HERE_=([^\n]*)" said "${said}")
+  file(GLOB own "${CMAKE_MATCH_1}/../include" "${CMAKE_MATCH_1}/../targets/*/include")
+  find_path(NOISYSTORE_CRT crt/host_config.h PATHS ${own} NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH
+            REQUIRED)
+  set(ENV{CUDAFLAGS} "-I${NOISYSTORE_CUDA_RUNTIME}/include -I${NOISYSTORE_CRT} \
+-L${NOISYSTORE_CUDA_RUNTIME}/lib $ENV{CUDAFLAGS}")
+else()
+  include(CheckLanguage)
+  check_language(CUDA)
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  if(NOT NOISYSTORE_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "NOISYSTORE_CUDA=${NOISYSTORE_CUDA}: expected a CUDA compiler that works, "
+                        "found none; set CUDACXX to nvcc's path, or NOISYSTORE_CUDA=OFF")
+  endif()
+  message(STATUS "NoisyStore: without CUDA, no nvcc is found that works")
+  return()
+endif()
+
+# Jetsons are 72, 87 and 110 (101 to CUDA 12); code for one runs on later ones of the same ten.
+set(architectures ${NOISYSTORE_CUDA_ARCHITECTURES})
+if(NOT architectures)
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known
+                  OUTPUT_STRIP_TRAILING_WHITESPACE)
+  foreach(architecture 72 75 80 86 87 88 89 90 100 101 103 110 120 121)
+    if(known MATCHES "sm_${architecture}(\n|$)")
+      list(APPEND architectures ${architecture})
+    endif()
+  endforeach()
+endif()
+set(NOISYSTORE_KNOWN_ARCHITECTURES "${architectures}" CACHE INTERNAL "What there is code for")
+# For what comes later, code that the driver compiles.
+list(GET architectures -1 newest)
+list(TRANSFORM architectures APPEND "-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
+list(APPEND CMAKE_CUDA_ARCHITECTURES "${newest}-virtual")
+enable_language(CUDA)
+
+add_library(noisystore_cuda OBJECT src/cuda.cu)
+target_link_libraries(noisystore_cuda PRIVATE noisystore_flags)
+set_target_properties(noisystore_cuda PROPERTIES
+  CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden
+  VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON CUDA_RUNTIME_LIBRARY Static)
+# Products and sums are rounded apart, as on the host.
+target_compile_options(noisystore_cuda PRIVATE -fmad=false -ftz=false -prec-div=true --threads=0
+                                               -Xfatbin=-compress-all -Xcompiler=-Wall,-Wextra)
+if(NOISYSTORE_WERROR)
+  target_compile_options(noisystore_cuda PRIVATE --Werror=all-warnings -Xcompiler=-Werror)
+endif()
+string(REPLACE ";" " " architectures "${architectures}")
+set_property(SOURCE src/c_api_cuda.cc APPEND PROPERTY COMPILE_DEFINITIONS
+             "NOISYSTORE_CUDA_ARCHITECTURES=\"${architectures}\"")
+target_sources(noisystore PRIVATE $<TARGET_OBJECTS:noisystore_cuda>)
+# The runtime is linked in, so that a machine without a driver loads the library, and none of its
+# symbols is seen outside.
+set_target_properties(noisystore PROPERTIES CUDA_ARCHITECTURES OFF CUDA_RUNTIME_LIBRARY Static
+                                            LINKER_LANGUAGE CXX)
+if(NOISYSTORE_CUDA_RUNTIME)
+  target_link_directories(noisystore PRIVATE ${NOISYSTORE_CUDA_RUNTIME}/lib)
+endif()
+target_link_options(noisystore PRIVATE -Wl,--exclude-libs,ALL)
+message(STATUS "NoisyStore: CUDA kernels for ${architectures}")
