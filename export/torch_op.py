@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..ortops.calls import apply_on_cuda
 from ..ortops.errors import InputError
 from ..ortops.formats import WORD_FORMATS, check_quantization
 from ..ortops.noise_inputs import mask_table, rate_table, sample_index_array, seed_array
@@ -110,7 +109,7 @@ def store(
         ortops.apply(_as_numpy(x), (p01, p10), out=_as_numpy(out), **arguments)
         return out
     with torch.cuda.device(x.device):
-        apply_on_cuda(
+        ortops.apply_on_cuda(
             x.data_ptr(),
             out.data_ptr(),
             str(x.dtype).removeprefix("torch."),

@@ -3,7 +3,8 @@
 
 from . import reference
 from .bit_masks import bit_mask
-from .calls import apply, apply_on_cuda, count_flips, empty_call, prepared_apply
+from .calls import apply, count_flips, empty_call, prepared_apply
+from .cuda_calls import apply_on_cuda, prepared_apply_on_cuda
 from .errors import InputError
 from .library import (
     cuda_architectures,
@@ -27,6 +28,7 @@ __all__ = [
     "library_path",
     "library_version",
     "prepared_apply",
+    "prepared_apply_on_cuda",
     "reference",
     "register",
 ]

@@ -17,10 +17,10 @@ from .library import APPLY_ARGUMENTS, Call, load
 from .noise_inputs import noise_of_site, sample_index_array, seed_array
 
 _TYPE_OF_WORD = {8: "uint8", 16: "float16", 32: "float32", 64: "float64"}
-_MESSAGE_SIZE = 512
+MESSAGE_SIZE = 512
 
 
-def _call(
+def make_call(
     kind: str,
     shape: Sequence[int],
     bit_error_rate: Any,
@@ -105,7 +105,7 @@ def _prepare(
     x_address, out_address = x.ctypes.data, out.ctypes.data
     if x_address != out_address and abs(x_address - out_address) < x.nbytes:
         raise InputError("out: overlaps x; expected x itself or other memory")
-    call, memory = _call(
+    call, memory = make_call(
         kind.name,
         x.shape,
         bit_error_rate,
@@ -119,14 +119,14 @@ def _prepare(
         rows_per_sample,
         kind.name if storage_format == "native" else storage_format,
     )
-    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
+    message = ctypes.create_string_buffer(MESSAGE_SIZE)
     run = functools.partial(
         load().noisystore_apply,
         ctypes.byref(call),
         ctypes.c_void_p(x_address),
         ctypes.c_void_p(out_address),
         message,
-        ctypes.c_size_t(_MESSAGE_SIZE),
+        ctypes.c_size_t(MESSAGE_SIZE),
     )
     run.keep_alive = (call, memory, x, out)  # type: ignore[attr-defined]
     return run, out, message
@@ -202,70 +202,6 @@ def apply(
     if run() != 0:
         raise InputError(message.value.decode())
     return out
-
-
-def apply_on_cuda(
-    x: int,
-    out: int,
-    kind: str,
-    shape: Sequence[int],
-    bit_error_rate: Any,
-    *,
-    stream: int = 0,
-    bit_mask: Any = None,
-    seed: int = 0,
-    site: int = 0,
-    sample_index: Any = 0,
-    storage_format: str = "native",
-    scale: float = 1.0,
-    zero_point: int = 0,
-    rows_per_sample: int = 1,
-) -> None:
-    """Do what `apply` does to a tensor in the memory of the current CUDA device.
-
-    Returns when the work is queued on the stream.
-
-    Parameters
-    ----------
-    x, out : int
-        Addresses of C-contiguous tensors, which may be the same one and do not overlap otherwise.
-    kind : str
-        Element type: float32, float16, bfloat16, float64, int8, uint8 or int32.
-    shape : sequence of int
-    stream : int
-        A ``cudaStream_t``; 0: the default stream.
-    bit_error_rate, bit_mask, seed, site, sample_index, storage_format, scale, zero_point, \
-rows_per_sample
-        As `apply` takes them.
-
-    Raises
-    ------
-    InputError
-        Any argument that does not fit, a library that was built without CUDA, or what CUDA says.
-    """
-    if kind not in ELEMENT_TYPES:
-        raise InputError(f"x: expected one of {', '.join(ELEMENT_TYPES)}, got {kind!r}")
-    call, memory = _call(
-        kind,
-        shape,
-        bit_error_rate,
-        bit_mask,
-        seed,
-        site,
-        sample_index,
-        storage_format,
-        scale,
-        zero_point,
-        rows_per_sample,
-        kind if storage_format == "native" else storage_format,
-    )
-    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
-    status = load().noisystore_apply_cuda(
-        ctypes.byref(call), x, out, stream, message, _MESSAGE_SIZE
-    )
-    del memory
-    if status != 0:
-        raise InputError(message.value.decode())
 
 
 def prepared_apply(
@@ -371,7 +307,7 @@ def count_flips(
                 f"storage_format: expected one of {word_bits} bits a word, "
                 f"{', '.join(fitting)}, got {storage_format!r}"
             )
-    call, memory = _call(
+    call, memory = make_call(
         _TYPE_OF_WORD[word_bits],
         shape,
         bit_error_rate,
@@ -391,9 +327,9 @@ def count_flips(
     if samples >= 1 << 32:
         raise InputError(f"shape: {samples} samples, expected fewer than 2^32")
     flips = np.zeros(samples, dtype=np.int64)
-    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
+    message = ctypes.create_string_buffer(MESSAGE_SIZE)
     status = load().noisystore_count_flips(
-        ctypes.byref(call), flips.ctypes.data, message, _MESSAGE_SIZE
+        ctypes.byref(call), flips.ctypes.data, message, MESSAGE_SIZE
     )
     del memory
     if status != 0:

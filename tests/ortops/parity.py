@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare NoisyStore in this ONNX Runtime with `ortops.apply` and the NumPy oracle, bit for bit.
 
-`python tests/ortops/parity.py` needs noisystore, NumPy and ONNX Runtime, nothing else;
-.ci/check_ort_versions runs it against several versions. The models are those of
-tests/data/make_models.py. With a runtime that is too old, checks that the error says so.
-Prints one line; exits with 1 on a difference.
+`python tests/ortops/parity.py [PROVIDER]` needs noisystore, NumPy and ONNX Runtime, nothing else;
+.ci/check_ort_versions runs it against several versions, benchmarks/gpu.py on a device. The models
+are those of tests/data/make_models.py. With a runtime that is too old, checks that the error says
+so. Prints one line; exits with 1 on a difference.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from noisystore.ortops.noise_inputs import (
 DATA = pathlib.Path(__file__).parent.parent / "data"
 OLDEST = (1, 17)
 THREADS = (1, 2)
+providers = ["CPUExecutionProvider"]
 Array = npt.NDArray[Any]
 
 
@@ -96,9 +97,7 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # overridable initializers warn
     options.intra_op_num_threads = threads
     ortops.register(options)
-    return onnxruntime.InferenceSession(
-        str(DATA / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=providers)
 
 
 def bits(x: Array) -> Array:
@@ -252,8 +251,14 @@ def refusal() -> Iterator[str]:
         yield f"expected an error that says {expected!r}, got none"
 
 
-def main() -> int:
+def main(provider: str | None = None) -> int:
     name = f"onnxruntime {onnxruntime.__version__}"
+    if provider is not None:
+        if provider not in onnxruntime.get_available_providers():
+            print(f"{name}: {provider} is not available", file=sys.stderr)
+            return 2
+        providers.insert(0, provider)
+        name += f", {provider}"
     if release(onnxruntime.__version__) < OLDEST:
         differences = list(refusal())
         passed = f"{name}: refused, and the error says which version is needed"
@@ -271,4 +276,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))

@@ -30,7 +30,7 @@ def run(*command):
 def test_cpp_tests_pass(tmp_path):
     cmake = tool("cmake")
     run(cmake, "-S", str(ROOT / "ortops"), "-B", str(tmp_path), "-DNOISYSTORE_TESTS=ON",
-        "-DNOISYSTORE_WERROR=ON")  # fmt: skip
+        "-DNOISYSTORE_WERROR=ON", "-DNOISYSTORE_CUDA=OFF")  # fmt: skip
     run(cmake, "--build", str(tmp_path), "-j", str(os.cpu_count()))
     answers = ROOT / "tests" / "data" / "known_answers.txt"
     out = run(str(tmp_path / "tests" / "noisystore_tests"), str(answers))
@@ -51,7 +51,7 @@ def test_add_subdirectory(tmp_path):
         '#include <cstdio>\n#include <noisystore.h>\nint main() {\n'
         '  std::printf("%s %d\\n", noisystore_version(), noisystore_noise_model());\n}\n'
     )  # fmt: skip
-    run(cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build"))
+    run(cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build"), "-DNOISYSTORE_CUDA=OFF")
     run(cmake, "--build", str(tmp_path / "build"))
     version = (ROOT / "ortops" / "VERSION").read_text().strip()
     assert run(str(tmp_path / "build" / "user")).split() == [version, "1"]

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The little of CUDA's driver that gpu.py needs: memory, copies and events of one device.
+
+Through libcuda.so.1, which every machine with a CUDA driver has, so that measuring needs neither
+PyTorch nor a CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_POINTER = ctypes.c_uint64
+
+
+class CudaError(Exception):
+    """What the driver says, in one line."""
+
+
+class Device:
+    """The first CUDA device, with its primary context current: the one that runtimes use."""
+
+    def __init__(self) -> None:
+        try:
+            self._cuda = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise CudaError(f"no CUDA driver on this machine ({error})") from None
+        self._call("cuInit", 0)
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        self._call("cuDeviceGet", ctypes.byref(device), 0)
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self._call("cuCtxSetCurrent", context)
+        name = ctypes.create_string_buffer(100)
+        self._call("cuDeviceGetName", name, 100, device)
+        version = ctypes.c_int()
+        self._call("cuDriverGetVersion", ctypes.byref(version))
+        self.name = name.value.decode()
+        self.cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        numbers = []
+        for attribute in (75, 76):  # compute capability, major and minor
+            value = ctypes.c_int()
+            self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+            numbers.append(value.value)
+        self.capability = f"{numbers[0]}{numbers[1]}"
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._cuda, function)(*arguments)
+        if status != 0:
+            text = ctypes.c_char_p()
+            self._cuda.cuGetErrorString(status, ctypes.byref(text))
+            raise CudaError(f"{function}: {(text.value or b'unknown').decode()} ({status})")
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` bytes on the device."""
+        address = _POINTER()
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
+        return address.value
+
+    def free(self, address: int) -> None:
+        """Give memory back."""
+        self._call("cuMemFree_v2", _POINTER(address))
+
+    def write(self, address: int, values: npt.NDArray[Any]) -> None:
+        """Copy an array to the device."""
+        pointer = ctypes.c_void_p(values.ctypes.data)
+        self._call("cuMemcpyHtoD_v2", _POINTER(address), pointer, ctypes.c_size_t(values.nbytes))
+
+    def read(self, address: int, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Copy an array of another's shape and type from the device, after all that is queued."""
+        values = np.empty_like(like)
+        pointer = ctypes.c_void_p(values.ctypes.data)
+        self._call("cuCtxSynchronize")
+        self._call("cuMemcpyDtoH_v2", pointer, _POINTER(address), ctypes.c_size_t(values.nbytes))
+        return values
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Queue a copy from device to device on the default stream."""
+        size_ = ctypes.c_size_t(size)
+        self._call("cuMemcpyDtoDAsync_v2", _POINTER(target), _POINTER(source), size_, None)
+
+    def microseconds(self, queue: Callable[[], None], repeats: int, rounds: int = 7) -> float:
+        """Median time of what `queue` queues, by the device's own clock."""
+        start, stop = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuEventCreate", ctypes.byref(start), 0)
+        self._call("cuEventCreate", ctypes.byref(stop), 0)
+        times = []
+        for _ in range(rounds + 1):
+            self._call("cuEventRecord", start, None)
+            for _ in range(repeats):
+                queue()
+            self._call("cuEventRecord", stop, None)
+            self._call("cuEventSynchronize", stop)
+            elapsed = ctypes.c_float()
+            self._call("cuEventElapsedTime", ctypes.byref(elapsed), start, stop)
+            times.append(elapsed.value * 1e3 / repeats)
+        return statistics.median(times[1:])  # the first round warms up

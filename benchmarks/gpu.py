@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator on a CUDA device: equal bits first, then its speed. One command on any CUDA machine.
+
+It needs a NoisyStore library with CUDA kernels (built where nvcc is found) and a CUDA driver; its
+parts `provider` and `networks` need onnxruntime-gpu too, and PyTorch for exporting the networks,
+unless --models names a folder that `--export FOLDER` filled elsewhere. What is missing skips by
+name. Exit status: 0, 1 where bits or logits differ, 2 where nothing can be measured.
+
+  python benchmarks/gpu.py                          everything (10 minutes)
+  python benchmarks/gpu.py --quick --only bits      a first look (seconds)
+  python benchmarks/gpu.py -o benchmarks/results/gpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gpu_networks
+import numpy as np
+import numpy.typing as npt
+from cuda_driver import CudaError, Device
+from gpu_checks import Case, compare, known_answers
+
+from noisystore import ortops
+from noisystore.runtime import bench
+from noisystore.runtime.commands.common import table
+
+PARTS = ("bits", "provider", "bandwidth", "networks", "sanitizer")
+RATES = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1 / 32, 0.1, 0.5)
+BATCHES = (1, 32, 256)
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="few cases, rough figures")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be repeated")
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help="networks made by --export")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="only write the networks")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="keep the figures")
+    args = parser.parse_args()
+    if args.export is not None:
+        gpu_networks.export(args.export)
+        return 0
+    try:
+        if not ortops.cuda_architectures():
+            raise CudaError("this NoisyStore library was built without CUDA; build it with nvcc")
+        device = Device()
+    except CudaError as error:
+        print(f"gpu.py: {error}", file=sys.stderr)
+        return 2
+    result = {
+        "benchmark": "gpu",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
+        "gpu": device.name,
+        "compute_capability": device.capability,
+        "driver_cuda": device.cuda,
+        "library_architectures": ortops.cuda_architectures(),
+        "machine": bench.machine(),
+    }
+    print(f"{device.name}, compute capability {device.capability}, driver of CUDA {device.cuda}")
+    parts: dict[str, Callable[[], Any]] = {
+        "bits": lambda: bits(device, args.quick),
+        "provider": provider,
+        "bandwidth": lambda: bandwidth(device, args.quick),
+        "networks": lambda: networks(args.models, args.quick),
+        "sanitizer": sanitizer,
+    }
+    failed = False
+    for name in args.only or PARTS:
+        print(f"\n{name} ...", file=sys.stderr)
+        result[name] = parts[name]()
+        failed |= bool(result[name].get("differences"))
+    if args.output is not None:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    return int(failed)
+
+
+def _commit() -> str | None:
+    done = subprocess.run(
+        ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None
+
+
+def on(device: Device) -> Callable[[npt.NDArray[Any], Case], npt.NDArray[Any]]:
+    """Give the operator on a device as an implementation for gpu_checks."""
+
+    def run(x: npt.NDArray[Any], case: Case) -> npt.NDArray[Any]:
+        source = device.allocate(x.nbytes)
+        target = source if case.in_place else device.allocate(x.nbytes)
+        try:
+            device.write(source, x)
+            if target != source:
+                device.write(target, np.full(x.nbytes, 0xA5, np.uint8))
+            ortops.apply_on_cuda(source, target, case.kind, x.shape, case.rate, **case.options())
+            return device.read(target, x)
+        finally:
+            for address in {source, target}:
+                device.free(address)
+
+    return run
+
+
+def bits(device: Device, quick: bool) -> dict[str, Any]:
+    """Compare the published answers, and the CPU library, with the device."""
+    answers, wrong = known_answers(on(device))
+    cases, more = compare(on(device), quick)
+    print(f"known answers: {answers - len(wrong)} of {answers} equal")
+    print(f"against the CPU library: {cases} cases, {len(more) or 'no'} differences")
+    for line in (*wrong, *more):
+        print(f"  {line}")
+    return {"known_answers": answers, "cases": cases, "differences": [*wrong, *more]}
+
+
+def provider() -> dict[str, Any]:
+    """Run the parity cases of the tests on ONNX Runtime's CUDA provider."""
+    script = HERE.parent / "tests" / "ortops" / "parity.py"
+    done = subprocess.run(
+        [sys.executable, str(script), gpu_networks.CUDA[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = (done.stdout or done.stderr).strip()
+    print(line)
+    if done.returncode == 2:
+        return {"skipped": line}
+    return {"said": line, "differences": [line] if done.returncode else []}
+
+
+def bandwidth(device: Device, quick: bool) -> dict[str, Any]:
+    """Time the operator in place against a copy of the tensor from device to device."""
+    rows = []
+    samples, elements = (64, 65536) if quick else (256, 65536)
+    size = 4 * samples * elements
+    x, y = device.allocate(size), device.allocate(size)
+    device.write(x, np.random.default_rng(0).standard_normal((samples, elements), np.float32))
+    copy = device.microseconds(lambda: device.copy(y, x, size), 50)
+    for name in ("native", "bfloat16", "float8e4m3fn", "int8"):
+        for rate in RATES:
+            run = ortops.prepared_apply_on_cuda(
+                x, x, "float32", (samples, elements), rate, storage_format=name, scale=0.05
+            )
+            spent = device.microseconds(run, 20)
+            rows.append({"format": name, "rate": rate, "us": spent, "of_copy": spent / copy})
+    device.free(x)
+    device.free(y)
+    print(f"float32, {size >> 20} MiB in place, in multiples of a copy ({copy:.1f} us)")
+    formats = dict.fromkeys(row["format"] for row in rows)
+    lines = [
+        [name, *(f"{row['of_copy']:.3f}" for row in rows if row["format"] == name)]
+        for name in formats
+    ]
+    print(table(["format", *(f"{rate:.3g}" for rate in RATES)], lines))
+    return {"bytes": size, "copy_us": copy, "rows": rows}
+
+
+def networks(models: Path | None, quick: bool) -> dict[str, Any]:
+    """Check whole networks on the provider, and time them noisy against plain."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return _skipped("needs onnxruntime-gpu")
+    if gpu_networks.CUDA[0] not in onnxruntime.get_available_providers():
+        return _skipped(f"this onnxruntime has no {gpu_networks.CUDA[0]}; install onnxruntime-gpu")
+    names = gpu_networks.NETWORKS[: 1 if quick else None]
+    with tempfile.TemporaryDirectory(prefix="noisystore.") as made:
+        folder = models or Path(made)
+        try:
+            if models is None:
+                gpu_networks.export(folder, names)
+        except ImportError as error:
+            return _skipped(f"{error}; or name a folder of networks with --models")
+        differences, rows = [], []
+        for name in names:
+            path, shape = gpu_networks.path_of(folder, name, True), gpu_networks.SHAPES[name]
+            differences += gpu_networks.check(path, shape)
+            runs_on = gpu_networks.providers_of_stores(path, shape, Path(made))
+            if runs_on != {gpu_networks.CUDA[0]}:
+                differences.append(f"{name}: its NoisyStore nodes run on {sorted(runs_on)}")
+            for batch in BATCHES[: 2 if quick else None]:
+                for row in gpu_networks.times(folder, name, batch, 5 if quick else 30):
+                    rows.append({"network": name, "batch": batch, **row})
+    for line in differences:
+        print(f"  {line}")
+    print(f"sites' words and clean logits: {len(differences) or 'no'} differences")
+    print("noisy / plain, data on the device, by bit error rate")
+    groups = dict.fromkeys((row["network"], row["batch"]) for row in rows)
+    lines = [
+        [name, str(batch)]
+        + [f"{r['ratio']:.3f}" for r in rows if (r["network"], r["batch"]) == (name, batch)]
+        for name, batch in groups
+    ]
+    print(table(["network", "batch", *(f"{rate:g}" for rate in gpu_networks.RATES)], lines))
+    return {"differences": differences, "rows": rows}
+
+
+def sanitizer() -> dict[str, Any]:
+    """Run the first part again under compute-sanitizer."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return _skipped("needs compute-sanitizer (a CUDA toolkit)")
+    command = [sys.executable, str(Path(__file__)), "--quick", "--only", "bits"]
+    done = subprocess.run(
+        [tool, "--error-exitcode=9", *command], capture_output=True, text=True, check=False
+    )
+    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+    print(*last)
+    return {"said": last, "differences": last if done.returncode else []}
+
+
+def _skipped(reason: str) -> dict[str, Any]:
+    print(f"skipped: {reason}")
+    return {"skipped": reason}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
