@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# usage: edge_configs/install.sh [--architectures "87"] [FOLDER]
+# Builds NoisyStore with CUDA kernels on the board that it is to run on, and installs it into the
+# virtual environment FOLDER (default: .venv). For JetPack 6 (Jetson Orin): its driver of CUDA 12
+# loads no code of a CUDA 13 compiler, so the board's own compiler has to make it.
+#
+# Looks first whether all that it needs is there, and changes nothing where it is not.
+# PYTHON=...       the Python to use (3.10 or newer; default: python3)
+# ONNXRUNTIME=...  wheel of an ONNX Runtime with CUDA for this JetPack; else the one for CPUs is taken
+# --architectures  compute capabilities to build for, without asking a driver
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python3}
+architectures=
+if [ "${1:-}" = --architectures ]; then
+  architectures=${2:?install.sh: --architectures: expected compute capabilities such as 87}
+  shift 2
+fi
+folder=${1:-.venv}
+problems=()
+
+# Prints the driver's CUDA version and the first device's compute capability, as in "12.6 87".
+ask_driver() {
+  "$python" - <<'PYTHON'
+import ctypes
+
+cuda = ctypes.CDLL("libcuda.so.1")
+version, device, numbers = ctypes.c_int(), ctypes.c_int(), []
+if cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGet(
+    ctypes.byref(device), 0
+):
+    raise SystemExit("no CUDA device answers")
+for attribute in (75, 76):
+    value = ctypes.c_int()
+    cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    numbers.append(value.value)
+print(f"{version.value // 1000}.{version.value % 1000 // 10} {numbers[0]}{numbers[1]}")
+PYTHON
+}
+
+[ -f "$root/pyproject.toml" ] && [ -d "$root/ortops/src" ] ||
+  problems+=("NoisyStore's sources: not found beside this script's folder; run it from a checkout")
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+  architectures=${architectures:-unknown} # there is nothing to ask the driver with
+  problems+=("Python 3.10 or newer as $python: not found (set PYTHON=...)")
+elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+  problems+=("Python's venv module: not found (apt install python3-venv)")
+fi
+compiler=${CXX:-c++}
+command -v "${compiler%% *}" >/dev/null ||
+  problems+=("a C++ compiler: not found (apt install g++)")
+command -v make >/dev/null || command -v ninja >/dev/null ||
+  problems+=("make or ninja: not found (apt install make)")
+nvcc=$(command -v nvcc || true)
+if [ -z "$nvcc" ] && [ -x /usr/local/cuda/bin/nvcc ]; then nvcc=/usr/local/cuda/bin/nvcc; fi
+if [ -z "$nvcc" ]; then
+  problems+=("nvcc: not found (JetPack: apt install nvidia-jetpack, or cuda-toolkit-12-6)")
+elif [ -z "$architectures" ]; then
+  release=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p')
+  if ! driver=$(ask_driver 2>/dev/null); then
+    problems+=("a CUDA driver and device: not found (or name --architectures, as 87 for Orin)")
+  else
+    read -r driver_cuda architectures <<<"$driver"
+    if [ "${release%%.*}" -gt "${driver_cuda%%.*}" ]; then
+      problems+=("nvcc of CUDA ${driver_cuda%%.*}: got $release, whose code this driver (CUDA \
+$driver_cuda) does not load; install the toolkit of this JetPack")
+    elif ! "$nvcc" --list-gpu-code | grep -qx "sm_$architectures"; then
+      problems+=("nvcc for compute capability $architectures: $release does not know it")
+    fi
+  fi
+fi
+if [ -n "${ONNXRUNTIME:-}" ] && [ ! -f "$ONNXRUNTIME" ]; then
+  problems+=("the wheel ONNXRUNTIME=$ONNXRUNTIME: no such file")
+fi
+if [ ${#problems[@]} -gt 0 ]; then
+  echo "install.sh: nothing was done; it needs" >&2
+  printf '  %s\n' "${problems[@]}" >&2
+  exit 2
+fi
+
+echo "building for compute capability $architectures with $nvcc, into $folder"
+"$python" -m venv "$folder"
+pip() { "$folder/bin/python" -m pip -q --disable-pip-version-check "$@"; }
+if [ -n "${ONNXRUNTIME:-}" ]; then pip install "$ONNXRUNTIME"; fi
+CUDACXX=$nvcc pip install "$root" -C cmake.define.NOISYSTORE_CUDA=ON \
+  -C cmake.define.NOISYSTORE_CUDA_ARCHITECTURES="${architectures// /;}" \
+  -C build-dir="$folder/noisystore-build"
+rm -rf "$folder/noisystore-build"
+"$folder/bin/python" - <<'PYTHON'
+import onnxruntime
+
+from noisystore import ortops
+
+print(f"noisystore {ortops.library_version()}: CUDA code for {' '.join(ortops.cuda_architectures())}")
+print(f"onnxruntime {onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
+if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    print("note: this ONNX Runtime has no CUDA provider; give a wheel that has one: ONNXRUNTIME=...")
+PYTHON
+echo "next: $folder/bin/noisystore --help; $folder/bin/python $root/benchmarks/gpu.py --quick --only bits"
