@@ -61,7 +61,9 @@ class Instrumented(nn.Module):
         """
         leaves, spec = flatten_args(args)
         shapes = tuple(
-            (v.dtype, tuple(v.shape[1:]), v.dim()) if isinstance(v, Tensor) else (type(v), v)
+            (v.dtype, v.device, tuple(v.shape[1:]), v.dim())
+            if isinstance(v, Tensor)
+            else (type(v), v)
             for v in leaves
         )
         form = (spec, shapes)

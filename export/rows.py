@@ -145,8 +145,8 @@ def _varied(
             )
         else:
             pick = torch.randint(leaf.numel(), tuple(leaf.shape), generator=generator)
-            new = leaf.reshape(-1)[pick]
-        new = new.to(leaf.dtype)
+            new = leaf.reshape(-1)[pick.to(leaf.device)]
+        new = new.to(leaf)
         if sample is None:
             return new
         result = leaf.clone()

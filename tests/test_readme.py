@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's commands parse, its links lead somewhere, its make targets exist."""
+"""The pages' commands parse, their links lead somewhere, the README's make targets exist."""
 
 import pathlib
 import re
@@ -10,7 +10,10 @@ import pytest
 from noisystore.runtime.cli import build_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [path.relative_to(ROOT) for path in (ROOT / "README.md", ROOT / "benchmarks/README.md")]
+PAGES = [
+    path.relative_to(ROOT)
+    for path in (ROOT / "README.md", ROOT / "benchmarks/README.md", *(ROOT / "docs").glob("*.md"))
+]
 
 
 def commands(text):
@@ -20,7 +23,7 @@ def commands(text):
 
 
 def test_commands_parse():
-    found = commands((ROOT / "README.md").read_text())
+    found = [words for page in PAGES for words in commands((ROOT / page).read_text())]
     assert {words[0] for words in found} >= {"export", "inspect", "sweep", "fit", "train"}
     for words in found:
         build_parser().parse_args(words)

@@ -124,6 +124,17 @@ def test_a_model_on_a_device_meets_the_flips_of_the_cpu(same_bits):
 
 
 @needs_cuda
+def test_an_instrumented_model_on_a_device(same_bits):
+    model, x = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.ReLU()).eval(), torch.randn(6, 3, 5)
+    noisy = instrument(model)
+    with noise(noisy, 0.01, seed=2):
+        expected = noisy(x)
+        assert same_bits(noisy(x.cuda()).cpu(), expected)
+        assert same_bits(noisy(x), expected)
+    assert [site.rows_per_sample for site in noisy.sites] == [1, 1]
+
+
+@needs_cuda
 def test_gradients_and_streams_of_a_device():
     x = torch.randn(4, 9, device="cuda", requires_grad=True)
     with torch.cuda.stream(torch.cuda.Stream()):
