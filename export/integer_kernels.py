@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from ..ortops.errors import InputError
-from ..ortops.library import register
-from ..ortops.ort_options import with_exact_integers
 from .onnx_files import graphs, write_model
+from .onnx_sessions import exact_session
 
 #: ONNX Runtime's operators of convolutions and matrix products, standard and its own.
 INTEGER_KERNELS = frozenset(
@@ -67,46 +64,6 @@ class Kernels:
         return f"{self.integer} of {self.total}"
 
 
-def quantized_session(
-    path: str | os.PathLike[str],
-    *,
-    optimized: str | os.PathLike[str] | None = None,
-) -> Any:
-    """Make a session that runs a quantized model, annotated or not, in exact integer arithmetic.
-
-    Parameters
-    ----------
-    path : path of an ONNX file
-    optimized : path-like, optional
-        Where to write the optimized graph.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
-        On the CPU.
-
-    Raises
-    ------
-    Exception
-        ONNX Runtime cannot load the model.
-    """
-    import onnxruntime
-
-    def create(entries: Mapping[str, str]) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        for key, value in entries.items():
-            options.add_session_config_entry(key, value)
-        register(options)
-        if optimized is not None:
-            options.optimized_model_filepath = os.fspath(optimized)
-        return onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
-
-    return with_exact_integers(create)
-
-
 def integer_kernels(model: onnx.ModelProto) -> Kernels:
     """Let ONNX Runtime optimize a model, and count the kernels of its convolutions and products.
 
@@ -130,7 +87,7 @@ def integer_kernels(model: onnx.ModelProto) -> Kernels:
         copy.CopyFrom(model)
         write_model(copy, path)
         try:
-            quantized_session(path, optimized=optimized)
+            exact_session(os.fspath(path), optimized=optimized)
             found = onnx.load(optimized, load_external_data=False)
         except Exception as error:
             raise InputError(

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -94,6 +95,42 @@ def check_loads(
 
 
 def _refusal(data: bytes, model: onnx.ModelProto, libraries: Sequence[Any]) -> str | None:
+    domains = {opset.domain for opset in model.opset_import}
+    try:
+        exact_session(data, custom_libraries(domains, libraries))
+    except InputError:
+        raise
+    except Exception as error:  # ONNX Runtime's own classes
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def exact_session(
+    model: str | bytes,
+    libraries: Iterable[str] = (),
+    optimized: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Make a session that runs a model, annotated or not, in exact integer arithmetic.
+
+    Parameters
+    ----------
+    model : str or bytes
+        Path of an ONNX file, or what it holds.
+    libraries : iterable of str
+        Of other custom operators.
+    optimized : path-like, optional
+        Where to write the optimized graph.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+        On the CPU.
+
+    Raises
+    ------
+    Exception
+        ONNX Runtime cannot load the model.
+    """
     import onnxruntime
 
     def make(entries: Mapping[str, str]) -> Any:
@@ -102,14 +139,9 @@ def _refusal(data: bytes, model: onnx.ModelProto, libraries: Sequence[Any]) -> s
         for key, value in entries.items():
             options.add_session_config_entry(key, value)
         register(options)
-        domains = {opset.domain for opset in model.opset_import}
-        register_libraries(options, custom_libraries(domains, libraries))
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        register_libraries(options, libraries)
+        if optimized is not None:
+            options.optimized_model_filepath = os.fspath(optimized)
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    try:
-        with_exact_integers(make)
-    except InputError:
-        raise
-    except Exception as error:  # ONNX Runtime's own classes
-        return " ".join(str(error).split())[:300]
-    return None
+    return with_exact_integers(make)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from noisystore.export.integer_kernels import quantized_session
+from noisystore.export.onnx_sessions import exact_session
 from noisystore.runtime.dataset import Dataset
 
 SHAPE = (3, 10, 10)
@@ -89,7 +89,7 @@ def run(model, x, *, rates=0.0, mask=None, seed=1, extra=()):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.onnx"
         path.write_bytes(copy.SerializeToString())
-        return quantized_session(path).run(None, feeds)
+        return exact_session(str(path)).run(None, feeds)
 
 
 def stores(model):
