@@ -137,7 +137,7 @@ def provider() -> dict[str, Any]:
         text=True,
         check=False,
     )
-    line = (done.stdout or done.stderr).strip()
+    line = (done.stdout or done.stderr).strip().splitlines()[-1]
     print(line)
     if done.returncode == 2:
         return {"skipped": line}
@@ -187,7 +187,12 @@ def networks(models: Path | None, quick: bool) -> dict[str, Any]:
                 gpu_networks.export(folder, names)
         except ImportError as error:
             return _skipped(f"{error}; or name a folder of networks with --models")
-        differences, rows = [], []
+        differences: list[str] = []
+        rows: list[dict[str, Any]] = []
+        try:
+            gpu_networks.session(str(gpu_networks.path_of(folder, names[0], True)))
+        except gpu_networks.NoProvider as error:
+            return _skipped(str(error))
         for name in names:
             path, shape = gpu_networks.path_of(folder, name, True), gpu_networks.SHAPES[name]
             differences += gpu_networks.check(path, shape)

@@ -27,6 +27,10 @@ CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would round products
 CPU = ("CPUExecutionProvider", {})
 
 
+class NoProvider(Exception):
+    """An execution provider that does not start."""
+
+
 def export(folder: Path, networks: tuple[str, ...] = NETWORKS) -> None:
     """Write every network with random weights, noisy and plain. Needs PyTorch."""
     import torch
@@ -59,7 +63,12 @@ def session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     ortops.register(options)
-    return onnxruntime.InferenceSession(model, options, providers=[provider])
+    made = onnxruntime.InferenceSession(model, options, providers=[provider])
+    if made.get_providers()[0] != provider[0]:  # ONNX Runtime falls back, with a warning
+        raise NoProvider(
+            f"{provider[0]} does not start here: its libraries, or a device, are missing"
+        )
+    return made
 
 
 def noise(sites: int, rate: Any, seed: int = 1) -> dict[str, npt.NDArray[Any]]:

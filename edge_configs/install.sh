@@ -17,7 +17,7 @@ if [ "${1:-}" = --architectures ]; then
   architectures=${2:?install.sh: --architectures: expected compute capabilities such as 87}
   shift 2
 fi
-folder=${1:-.venv}
+folder=$(realpath -m "${1:-.venv}")
 problems=()
 
 # Prints the driver's CUDA version and the first device's compute capability, as in "12.6 87".
@@ -82,8 +82,14 @@ fi
 echo "building for compute capability $architectures with $nvcc, into $folder"
 "$python" -m venv "$folder"
 pip() { "$folder/bin/python" -m pip -q --disable-pip-version-check "$@"; }
-if [ -n "${ONNXRUNTIME:-}" ]; then pip install "$ONNXRUNTIME"; fi
-CUDACXX=$nvcc pip install "$root" -C cmake.define.NOISYSTORE_CUDA=ON \
+# ONNX Runtime with CUDA has another name than the package that NoisyStore depends on, and its files
+# in the same places: so the one for CPUs must not come after it.
+dependencies=()
+if [ -n "${ONNXRUNTIME:-}" ]; then
+  pip install "$ONNXRUNTIME" 'numpy>=1.24' 'scipy>=1.10'
+  dependencies=(--no-deps)
+fi
+CUDACXX=$nvcc pip install "${dependencies[@]}" "$root" -C cmake.define.NOISYSTORE_CUDA=ON \
   -C cmake.define.NOISYSTORE_CUDA_ARCHITECTURES="${architectures// /;}" \
   -C build-dir="$folder/noisystore-build"
 rm -rf "$folder/noisystore-build"

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ class SessionMaker:
             return onnxruntime.InferenceSession(model, options, providers=self.providers)
 
         try:
-            session = ort_options.with_exact_integers(make)
+            with _quiet_providers():
+                session = ort_options.with_exact_integers(make)
         except InputError:
             raise
         except Exception as error:
@@ -117,8 +119,8 @@ class SessionMaker:
             ) from None
         if session.get_providers()[0] != self.providers[0]:
             raise InputError(
-                f"execution provider {self.providers[0]} does not start here: "
-                f"ONNX Runtime offers {session.get_providers()} instead"
+                f"execution provider {self.providers[0]} does not start here (no device, or a "
+                f"library is missing): ONNX Runtime offers {session.get_providers()} instead"
             )
         return session
 
@@ -127,6 +129,18 @@ class SessionMaker:
         if wanted and ort_options.extensions_library() is None:
             return "; its operators need: pip install onnxruntime-extensions"
         return ""
+
+
+@contextlib.contextmanager
+def _quiet_providers() -> Iterator[None]:
+    """Silence what providers that do not start print: that is found out, and said, afterwards."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # its default; there is no way to ask
 
 
 def custom_libraries(path: Path, given: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:

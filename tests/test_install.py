@@ -24,7 +24,7 @@ def install(*arguments, **environment):
 def test_everything_that_is_missing_is_said_at_once(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("bash", "dirname", "sed", "grep"):
+    for name in ("bash", "dirname", "grep", "realpath", "sed"):
         (tools / name).symlink_to(shutil.which(name))
     folder = tmp_path / "venv"
     done = install(

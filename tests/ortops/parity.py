@@ -37,6 +37,10 @@ providers = ["CPUExecutionProvider"]
 Array = npt.NDArray[Any]
 
 
+class NoProvider(Exception):
+    """The execution provider is not there, or has no device."""
+
+
 class Noise(NamedTuple):
     """One setting of the four noise inputs."""
 
@@ -97,7 +101,10 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # overridable initializers warn
     options.intra_op_num_threads = threads
     ortops.register(options)
-    return onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=providers)
+    made = onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=providers)
+    if made.get_providers()[0] != providers[0]:  # ONNX Runtime falls back, with a warning
+        raise NoProvider(f"{providers[0]} does not start here")
+    return made
 
 
 def bits(x: Array) -> Array:
@@ -255,8 +262,7 @@ def main(provider: str | None = None) -> int:
     name = f"onnxruntime {onnxruntime.__version__}"
     if provider is not None:
         if provider not in onnxruntime.get_available_providers():
-            print(f"{name}: {provider} is not available", file=sys.stderr)
-            return 2
+            raise NoProvider(f"{name}: {provider} is not available")
         providers.insert(0, provider)
         name += f", {provider}"
     if release(onnxruntime.__version__) < OLDEST:
@@ -276,4 +282,9 @@ def main(provider: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))
+    try:
+        status = main(*sys.argv[1:2])
+    except NoProvider as error:
+        print(error, file=sys.stderr)
+        status = 2
+    sys.exit(status)
