@@ -31,8 +31,9 @@ from cuda_driver import CudaError, Device
 from gpu_checks import Case, compare, known_answers
 
 from noisystore import ortops
+from noisystore.ortops.files import write_whole
 from noisystore.runtime import bench
-from noisystore.runtime.commands.common import table
+from noisystore.runtime.commands.common import check_output, table
 
 PARTS = ("bits", "provider", "bandwidth", "networks", "sanitizer")
 RATES = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1 / 32, 0.1, 0.5)
@@ -53,11 +54,16 @@ def main() -> int:
     if args.export is not None:
         gpu_networks.export(args.export)
         return 0
+    if args.models is not None and not args.models.is_dir():
+        print(f"gpu.py: --models {args.models}: no such folder; --export makes it", file=sys.stderr)
+        return 2
     try:
+        if args.output is not None:
+            check_output(args.output)
         if not ortops.cuda_architectures():
             raise CudaError("this NoisyStore library was built without CUDA; build it with nvcc")
         device = Device()
-    except CudaError as error:
+    except (CudaError, ortops.InputError) as error:
         print(f"gpu.py: {error}", file=sys.stderr)
         return 2
     result = {
@@ -84,7 +90,7 @@ def main() -> int:
         result[name] = parts[name]()
         failed |= bool(result[name].get("differences"))
     if args.output is not None:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(args.output, (json.dumps(result, indent=1) + "\n").encode())
     return int(failed)
 
 

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Adds the CUDA kernels to the library (NOISYSTORE_CUDA, NOISYSTORE_CUDA_ARCHITECTURES).
+if(NOT NOISYSTORE_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "NOISYSTORE_CUDA: expected AUTO, ON or OFF, got '${NOISYSTORE_CUDA}'")
+endif()
+foreach(architecture ${NOISYSTORE_CUDA_ARCHITECTURES})
+  if(NOT architecture MATCHES "^[0-9]+[af]?$")
+    message(FATAL_ERROR "NOISYSTORE_CUDA_ARCHITECTURES: expected compute capabilities such as 87;90, "
+                        "got '${architecture}'")
+  endif()
+endforeach()
 if(NOT NOISYSTORE_CUDA)
   return()
 endif()
