@@ -56,19 +56,25 @@ nvcc=$(command -v nvcc || true)
 if [ -z "$nvcc" ] && [ -x /usr/local/cuda/bin/nvcc ]; then nvcc=/usr/local/cuda/bin/nvcc; fi
 if [ -z "$nvcc" ]; then
   problems+=("nvcc: not found (JetPack: apt install nvidia-jetpack, or cuda-toolkit-12-6)")
-elif [ -z "$architectures" ]; then
+else
   release=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p')
-  if ! driver=$(ask_driver 2>/dev/null); then
+  if [ "${release%%.*}" -lt 12 ]; then
+    problems+=("nvcc of CUDA 12 or newer: got $release")
+  elif [ -z "$architectures" ] && ! driver=$(ask_driver 2>/dev/null); then
     problems+=("a CUDA driver and device: not found (or name --architectures, as 87 for Orin)")
-  else
+  elif [ -z "$architectures" ]; then
     read -r driver_cuda architectures <<<"$driver"
     if [ "${release%%.*}" -gt "${driver_cuda%%.*}" ]; then
       problems+=("nvcc of CUDA ${driver_cuda%%.*}: got $release, whose code this driver (CUDA \
 $driver_cuda) does not load; install the toolkit of this JetPack")
-    elif ! "$nvcc" --list-gpu-code | grep -qx "sm_$architectures"; then
-      problems+=("nvcc for compute capability $architectures: $release does not know it")
     fi
   fi
+  known=$("$nvcc" --list-gpu-code)
+  for architecture in $architectures; do
+    if [ "$architecture" != unknown ] && ! grep -qx "sm_$architecture" <<<"$known"; then
+      problems+=("nvcc for compute capability $architecture: $release does not know it")
+    fi
+  done
 fi
 if [ -n "${ONNXRUNTIME:-}" ] && [ ! -f "$ONNXRUNTIME" ]; then
   problems+=("the wheel ONNXRUNTIME=$ONNXRUNTIME: no such file")

@@ -12,47 +12,63 @@ endforeach()
 if(NOT NOISYSTORE_CUDA)
   return()
 endif()
+
+# Leaves this file: CUDA was asked for, or would have been nice.
+macro(noisystore_no_cuda expected got)
+  if(NOT NOISYSTORE_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "NOISYSTORE_CUDA=${NOISYSTORE_CUDA}: expected ${expected}, got ${got}; set "
+                        "CUDACXX to nvcc's path, or NOISYSTORE_CUDA=OFF")
+  endif()
+  message(STATUS "NoisyStore: without CUDA (expected ${expected}, got ${got})")
+  return()
+endmacro()
+
 if(NOISYSTORE_CUDA_RUNTIME)
-  find_program(CMAKE_CUDA_COMPILER nvcc)
-  # The runtime comes with the target's headers but for crt/, which is the compiler's. In the
-  # environment, so that CMake's trial of the compiler finds both as well.
-  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --dryrun -E -x cu /dev/null
-                  ERROR_VARIABLE said OUTPUT_QUIET)
-  string(REGEX MATCH "_HERE_=([^\n]*)" said "${said}")
-  file(GLOB own "${CMAKE_MATCH_1}/../include" "${CMAKE_MATCH_1}/../targets/*/include")
-  find_path(NOISYSTORE_CRT crt/host_config.h PATHS ${own} NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH
-            REQUIRED)
-  set(ENV{CUDAFLAGS} "-I${NOISYSTORE_CUDA_RUNTIME}/include -I${NOISYSTORE_CRT} \
--L${NOISYSTORE_CUDA_RUNTIME}/lib $ENV{CUDAFLAGS}")
+  find_program(CMAKE_CUDA_COMPILER NAMES $ENV{CUDACXX} nvcc)
 else()
   include(CheckLanguage)
   check_language(CUDA)
 endif()
 if(NOT CMAKE_CUDA_COMPILER)
-  if(NOT NOISYSTORE_CUDA STREQUAL "AUTO")
-    message(FATAL_ERROR "NOISYSTORE_CUDA=${NOISYSTORE_CUDA}: expected a CUDA compiler that works, "
-                        "found none; set CUDACXX to nvcc's path, or NOISYSTORE_CUDA=OFF")
+  noisystore_no_cuda("a CUDA compiler that works" "none")
+endif()
+execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE noisystore_nvcc)
+if(NOT noisystore_nvcc MATCHES "release ([0-9]+)" OR CMAKE_MATCH_1 LESS 12)
+  noisystore_no_cuda("a compiler of CUDA 12 or newer" "one of CUDA ${CMAKE_MATCH_1}")
+endif()
+if(NOISYSTORE_CUDA_RUNTIME)
+  # The target's runtime comes with its headers but for crt/, which is the compiler's. In the
+  # environment, so that CMake's trial of the compiler finds both as well.
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --dryrun -E -x cu /dev/null
+                  ERROR_VARIABLE noisystore_nvcc OUTPUT_QUIET)
+  string(REGEX MATCH "_HERE_=([^\n]*)" noisystore_nvcc "${noisystore_nvcc}")
+  file(GLOB noisystore_nvcc "${CMAKE_MATCH_1}/../include" "${CMAKE_MATCH_1}/../targets/*/include")
+  find_path(NOISYSTORE_CRT crt/host_config.h PATHS ${noisystore_nvcc} NO_DEFAULT_PATH
+            NO_CMAKE_FIND_ROOT_PATH)
+  if(NOT NOISYSTORE_CRT)
+    noisystore_no_cuda("crt/host_config.h among the headers of ${CMAKE_CUDA_COMPILER}" "none")
   endif()
-  message(STATUS "NoisyStore: without CUDA, no nvcc is found that works")
-  return()
+  set(ENV{CUDAFLAGS} "-I\"${NOISYSTORE_CUDA_RUNTIME}/include\" -I\"${NOISYSTORE_CRT}\" \
+-L\"${NOISYSTORE_CUDA_RUNTIME}/lib\" $ENV{CUDAFLAGS}")
 endif()
 
 # Jetsons are 72, 87 and 110 (101 to CUDA 12); code for one runs on later ones of the same ten.
-set(architectures ${NOISYSTORE_CUDA_ARCHITECTURES})
-if(NOT architectures)
-  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known
-                  OUTPUT_STRIP_TRAILING_WHITESPACE)
+# (Variables have a prefix: CMake 3.18 to 3.22 have an `architectures` of their own here.)
+set(noisystore_architectures ${NOISYSTORE_CUDA_ARCHITECTURES})
+if(NOT noisystore_architectures)
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE noisystore_nvcc)
   foreach(architecture 72 75 80 86 87 88 89 90 100 101 103 110 120 121)
-    if(known MATCHES "sm_${architecture}(\n|$)")
-      list(APPEND architectures ${architecture})
+    if(noisystore_nvcc MATCHES "sm_${architecture}(\n|$)")
+      list(APPEND noisystore_architectures ${architecture})
     endif()
   endforeach()
 endif()
-set(NOISYSTORE_KNOWN_ARCHITECTURES "${architectures}" CACHE INTERNAL "What there is code for")
+set(NOISYSTORE_KNOWN_ARCHITECTURES "${noisystore_architectures}" CACHE INTERNAL
+    "What there is code for")
 # For what comes later, code that the driver compiles.
-list(GET architectures -1 newest)
-list(TRANSFORM architectures APPEND "-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
-list(APPEND CMAKE_CUDA_ARCHITECTURES "${newest}-virtual")
+list(GET noisystore_architectures -1 noisystore_newest)
+list(TRANSFORM noisystore_architectures APPEND "-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
+list(APPEND CMAKE_CUDA_ARCHITECTURES "${noisystore_newest}-virtual")
 enable_language(CUDA)
 
 add_library(noisystore_cuda OBJECT src/cuda.cu)
@@ -66,9 +82,9 @@ target_compile_options(noisystore_cuda PRIVATE -fmad=false -ftz=false -prec-div=
 if(NOISYSTORE_WERROR)
   target_compile_options(noisystore_cuda PRIVATE --Werror=all-warnings -Xcompiler=-Werror)
 endif()
-string(REPLACE ";" " " architectures "${architectures}")
+string(REPLACE ";" " " noisystore_architectures "${noisystore_architectures}")
 set_property(SOURCE src/c_api_cuda.cc APPEND PROPERTY COMPILE_DEFINITIONS
-             "NOISYSTORE_CUDA_ARCHITECTURES=\"${architectures}\"")
+             "NOISYSTORE_CUDA_ARCHITECTURES=\"${noisystore_architectures}\"")
 target_sources(noisystore PRIVATE $<TARGET_OBJECTS:noisystore_cuda>)
 # The runtime is linked in, so that a machine without a driver loads the library, and none of its
 # symbols is seen outside.
@@ -78,4 +94,4 @@ if(NOISYSTORE_CUDA_RUNTIME)
   target_link_directories(noisystore PRIVATE ${NOISYSTORE_CUDA_RUNTIME}/lib)
 endif()
 target_link_options(noisystore PRIVATE -Wl,--exclude-libs,ALL)
-message(STATUS "NoisyStore: CUDA kernels for ${architectures}")
+message(STATUS "NoisyStore: CUDA kernels for ${noisystore_architectures}")

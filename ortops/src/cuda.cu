@@ -67,6 +67,31 @@ bool succeeded(cudaError_t error, const char* what, Message& message) {
   return message.set("CUDA: %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
+// Makes the device that memory lies on current, as long as an object lives: a host's threads may
+// have another one.
+class OnDeviceOf {
+ public:
+  OnDeviceOf(const void* memory, Message& message) {
+    cudaPointerAttributes at{};
+    int current = 0;
+    good_ = succeeded(cudaGetDevice(&current), "there is no current device", message) &&
+            succeeded(cudaPointerGetAttributes(&at, memory), "y is no address", message);
+    if (good_ && at.type == cudaMemoryTypeDevice && at.device != current) {
+      before_ = current;
+      good_ = succeeded(cudaSetDevice(at.device), "the device does not become current", message);
+    }
+  }
+  ~OnDeviceOf() {
+    if (before_ >= 0) cudaSetDevice(before_);
+  }
+  OnDeviceOf(const OnDeviceOf&) = delete;
+  explicit operator bool() const { return good_; }
+
+ private:
+  int before_ = -1;
+  bool good_ = false;
+};
+
 bool launch_kernel(const Launch& launch, Format type, const unsigned char* x, unsigned char* y,
                    cudaStream_t stream, Message& message) {
   auto* call = const_cast<DeviceCall*>(&launch.call);
@@ -108,6 +133,9 @@ bool store_on_cuda(const Call& call, const void* x, void* y, void* stream, Messa
                        static_cast<int>(bytes));
   }
   const DeviceKernel kernel = kernel_of(call);
+  if (kernel == DeviceKernel::kNone && x == y) return true;
+  const OnDeviceOf device(y, message);
+  if (!device) return false;
   const bool in_place = kernel == DeviceKernel::kNone || kernel == DeviceKernel::kFlipBlocks;
   if (in_place && x != y &&
       !succeeded(cudaMemcpyAsync(to, from, call.samples * call.elements * bytes,

@@ -51,6 +51,7 @@ bool for_each_launch(const Call& call, Run&& run) {
   part.listed = call.sample_index_is_list;
   part.elements = call.elements;
   part.blocks_per_sample = call.blocks_per_sample;
+  part.size_log2 = static_cast<std::uint32_t>(__builtin_ctzll(block_elements(call.sampler)));
   part.tiles_per_sample = (call.elements + kTileElements - 1) / kTileElements;
   const std::uint64_t most = part.listed ? kListedSamples : call.samples;
   for (std::uint64_t row = 0; row < call.samples; row += part.samples) {

@@ -26,6 +26,7 @@ struct DeviceCall {
   std::uint64_t elements;           // of one sample
   std::uint64_t blocks_per_sample;  // blocks (sparse) or groups (dense)
   std::uint64_t tiles_per_sample;
+  std::uint32_t size_log2;  // of a block or group, in elements
   std::uint32_t first_sample;
   std::uint32_t sample_of[kListedSamples];  // where they are listed
 
@@ -126,6 +127,10 @@ NOISYSTORE_HD Group read_group(const unsigned char* at, std::uint64_t bytes) {
     const uint4 whole = *reinterpret_cast<const uint4*>(at);
     return {{whole.x, whole.y, whole.z, whole.w}};
   }
+  if (bytes == 16 && (reinterpret_cast<std::uintptr_t>(at) & 3) == 0) {
+    for (int i = 0; i < 4; ++i) group.part[i] = word_at<std::uint32_t>(at + i * 4);
+    return group;
+  }
   for (int i = 0; i < 16; ++i) {
     if (static_cast<std::uint64_t>(i) < bytes) {
       group.part[i / 4] |= std::uint32_t{at[i]} << (i % 4 * 8);
@@ -142,6 +147,10 @@ NOISYSTORE_HD void write_group(unsigned char* at, std::uint64_t bytes, const Gro
   if (bytes == 16 && (reinterpret_cast<std::uintptr_t>(at) & 15) == 0) {
     *reinterpret_cast<uint4*>(at) =
         make_uint4(group.part[0], group.part[1], group.part[2], group.part[3]);
+    return;
+  }
+  if (bytes == 16 && (reinterpret_cast<std::uintptr_t>(at) & 3) == 0) {
+    for (int i = 0; i < 4; ++i) set_word(at + i * 4, group.part[i]);
     return;
   }
   for (int i = 0; i < 16; ++i) {
@@ -229,9 +238,9 @@ NOISYSTORE_HD void flip_tile(const DeviceCall& call, const Tile& tile, unsigned 
                              Lane lane) {
   const Sampler& s = call.sampler;
   const std::uint32_t sample = call.sample_id(tile.row);
-  const std::uint64_t size = block_elements(s);
-  const std::uint64_t first = tile.inside / size;
-  const std::uint64_t blocks = (tile.count + size - 1) / size;
+  const std::uint64_t first = tile.inside >> call.size_log2;
+  const std::uint64_t last = (tile.inside + tile.count - 1) >> call.size_log2;
+  const std::uint64_t blocks = last - first + 1;
   for (std::uint64_t b = lane.index; b < blocks; b += lane.count) {
     const auto block = static_cast<std::uint32_t>(first + b);
     if (s.regime == Regime::kDense) {

@@ -34,6 +34,10 @@ DATA = pathlib.Path(__file__).parent.parent / "data"
 OLDEST = (1, 17)
 THREADS = (1, 2)
 providers = ["CPUExecutionProvider"]
+# Else the algorithms of two sessions differ, by what was faster at their start.
+EQUAL_CONVOLUTIONS = {
+    "CUDAExecutionProvider": {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+}
 Array = npt.NDArray[Any]
 
 
@@ -101,7 +105,8 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # overridable initializers warn
     options.intra_op_num_threads = threads
     ortops.register(options)
-    made = onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=providers)
+    settings = [(provider, EQUAL_CONVOLUTIONS.get(provider, {})) for provider in providers]
+    made = onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=settings)
     if made.get_providers()[0] != providers[0]:  # ONNX Runtime falls back, with a warning
         raise NoProvider(f"{providers[0]} does not start here")
     return made
