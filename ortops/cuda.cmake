@@ -23,6 +23,10 @@ macro(noisystore_no_cuda expected got)
   return()
 endmacro()
 
+if(NOISYSTORE_CUDA_RUNTIME MATCHES " ")
+  message(FATAL_ERROR "NOISYSTORE_CUDA_RUNTIME: expected a path without spaces, at which CMake cuts "
+                      "what it gives to nvcc, got '${NOISYSTORE_CUDA_RUNTIME}'")
+endif()
 if(NOISYSTORE_CUDA_RUNTIME)
   find_program(CMAKE_CUDA_COMPILER NAMES $ENV{CUDACXX} nvcc)
 else()
@@ -48,8 +52,8 @@ if(NOISYSTORE_CUDA_RUNTIME)
   if(NOT NOISYSTORE_CRT)
     noisystore_no_cuda("crt/host_config.h among the headers of ${CMAKE_CUDA_COMPILER}" "none")
   endif()
-  set(ENV{CUDAFLAGS} "-I\"${NOISYSTORE_CUDA_RUNTIME}/include\" -I\"${NOISYSTORE_CRT}\" \
--L\"${NOISYSTORE_CUDA_RUNTIME}/lib\" $ENV{CUDAFLAGS}")
+  set(ENV{CUDAFLAGS} "-I${NOISYSTORE_CUDA_RUNTIME}/include -I${NOISYSTORE_CRT} \
+-L${NOISYSTORE_CUDA_RUNTIME}/lib $ENV{CUDAFLAGS}")
 endif()
 
 # Jetsons are 72, 87 and 110 (101 to CUDA 12); code for one runs on later ones of the same ten.
