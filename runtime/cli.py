@@ -48,13 +48,15 @@ class _Version(argparse.Action):
 
 
 def version_text() -> str:
-    """Versions of the package, the operator library and the noise model, in one line."""
+    """Versions of package, operator library and noise model, and what there is code for: one line."""
     from .. import ortops
     from ..ortops.noise_inputs import NOISE_MODEL
 
+    capabilities = " ".join(ortops.cuda_architectures())
     return (
         f"noisystore {package_version()}, operator library {ortops.library_version()}, "
-        f"noise model {NOISE_MODEL}"
+        f"noise model {NOISE_MODEL}, {ortops.instruction_set()}, "
+        + (f"CUDA code for {capabilities}" if capabilities else "no CUDA")
     )
 
 

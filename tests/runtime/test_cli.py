@@ -45,6 +45,7 @@ def test_version(capsys):
     words = capsys.readouterr().out.split()
     assert words[0] == "noisystore"
     assert "noise model 1" in " ".join(words)
+    assert "CUDA" in words
 
 
 def test_help_starts_fast_without_heavy_modules():
