@@ -48,7 +48,7 @@ class _Version(argparse.Action):
 
 
 def version_text() -> str:
-    """Versions of package, operator library and noise model, and what there is code for: one line."""
+    """Versions of package, library and noise model, and what there is code for, in one line."""
     from .. import ortops
     from ..ortops.noise_inputs import NOISE_MODEL
 
