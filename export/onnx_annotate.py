@@ -27,7 +27,7 @@ from .onnx_rows import measure_rows
 from .onnx_sessions import check_loads
 from .onnx_stores import insert_stores, storage_format_of
 from .onnx_types import FLOATS, Stored, TensorType, infer_types
-from .site_formats import parse_formats, stored_bits
+from .site_formats import check_used, parse_formats, stored_bits
 from .site_request import PARAMETER_KINDS, Request, parse_sites
 from .sites import Choice, find_sites
 
@@ -150,6 +150,7 @@ def annotate(
     _complete_outputs(source.model, types)
     nodes = dataflow(source.model, types)
     choices = _choices(nodes, request, notes)
+    check_used(formats, (choice.kind for choice in choices))
     wanted = [formats[choice.kind] for choice in choices]
     for choice, format_ in zip(choices, wanted, strict=True):
         storage_format_of(format_, choice.node.handle, choice.name)

@@ -19,7 +19,7 @@ from .instrumented import Instrumented, NoisyTrace, evaluating, instrument
 from .onnx_files import graphs
 from .onnx_model import check_normalization, finish, name_batch, set_normalization, write_model
 from .onnx_stores import add_parameter_sites
-from .site_formats import stored_bits
+from .site_formats import check_used, stored_bits
 from .torch_graph import quiet, trace
 from .torch_op import noise_tensors
 
@@ -141,6 +141,7 @@ def export_onnx(
     records = [site.as_dict() for site in traced.sites]
     if parameters is not None:
         records = add_parameter_sites(proto, parameters, noisy.formats, records)
+    check_used(noisy.formats, (record["kind"] for record in records))
     finish(proto, records, norm)
     write_model(proto, path)
     return Export(os.fspath(path), records, *stored_bits(records))

@@ -53,6 +53,31 @@ def parse_formats(storage_format: Any) -> dict[str, str]:
     return formats
 
 
+def check_used(formats: Mapping[str, str], kinds: Iterable[str]) -> None:
+    """Refuse a format that is named for a kind of site which there is none of.
+
+    Parameters
+    ----------
+    formats : mapping of str to str
+        Of `parse_formats`; one format for all kinds may be more than there are.
+    kinds : iterable of str
+        Of the sites.
+
+    Raises
+    ------
+    InputError
+        There is one.
+    """
+    present = {*kinds}
+    unused = [k for k, f in formats.items() if f != "native" and k not in present]
+    if unused and len({*formats.values()}) > 1:
+        kind = unused[0]
+        raise InputError(
+            f"storage format: {formats[kind]} is for {kind} sites, of which there are none: add "
+            f"them to the sites, which are of the kinds {', '.join(sorted(present))}"
+        )
+
+
 def stored_bits(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
     """Add up the bits that sites keep in noisy memory.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from noisystore.export import annotate, export_onnx, vgg
 from noisystore.export.torch_graph import quiet
+from noisystore.ortops.errors import InputError
 
 RATES = (0.0, 1e-4, 0.02, 0.5)
 
@@ -234,3 +235,14 @@ def test_rows_of_a_sample_are_measured(tmp_path, runner):
     assert result.notes == ["2 of 3 sites have no batch axis in front: batches stay whole"]
     values = [runner(p)(torch.randn(3, 6)) for p in (plain, tmp_path / "noisy.onnx")]
     assert np.isfinite(values).all()
+
+
+def test_a_format_without_its_sites_is_refused_by_both_ways(exported, tmp_path):
+    model, example, plain = exported
+    for write in (
+        lambda path: annotate(plain, path, storage_format="weight=bfloat16"),
+        lambda path: export_onnx(model, example, path, storage_format="weight=bfloat16"),
+    ):
+        with pytest.raises(InputError, match="bfloat16 is for weight sites"):
+            write(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 
 import pytest
 
-from noisystore.export.site_formats import parse_formats, stored_bits
+from noisystore.export.site_formats import check_used, parse_formats, stored_bits
 from noisystore.ortops.errors import InputError
 
 MIXED = {"activation": "float16", "input": "native", "weight": "bfloat16", "bias": "native"}
@@ -62,3 +62,10 @@ def test_bits_of_samples_and_of_parameters():
     assert stored_bits(records) == (352, 1600)
     assert stored_bits([]) == (0, 0)
     assert stored_bits([record(10, 8, 1, "int4"), record(10, 8, 0, "uint4")]) == (40, 40)
+
+
+def test_a_format_for_sites_that_are_not_there_is_refused():
+    check_used(parse_formats("float16"), ["activation"])
+    check_used(parse_formats("weight=bfloat16"), ["weight", "activation"])
+    with pytest.raises(InputError, match="int8 is for weight sites, of which there are none"):
+        check_used(parse_formats("weight=int8,activation=float16"), ["activation"])
