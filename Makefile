@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | check-long | lint | cpp | clean. Everything happens in the virtual environment $(VENV).
+# make demo | test | check-long | lint | cpp | wheels | clean. Everything happens in the virtual environment $(VENV).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -10,11 +10,11 @@ export CXX
 VENV ?= .venv
 BIN := $(VENV)/bin
 WHEELS := build/wheel
-SOURCES := $(shell find export ortops runtime edge_configs -type f -not -path '*/__pycache__/*') \
+SOURCES := $(shell find export ortops runtime edge_configs examples/cpp -type f -not -path '*/__pycache__/*') \
            pyproject.toml LICENSE README.md
 PYTEST_ARGS ?=
 
-.PHONY: demo test check-long lint cpp clean requirements
+.PHONY: demo test check-long lint cpp wheels clean requirements
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -32,6 +32,9 @@ lint: $(VENV)/installed-lint
 
 cpp:
 	.ci/check_cpp
+
+wheels: $(VENV)/installed-test
+	.ci/wheels
 
 requirements:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \

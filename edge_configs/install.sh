@@ -20,25 +20,7 @@ fi
 folder=$(realpath -m "${1:-.venv}")
 problems=()
 
-# Prints the driver's CUDA version and the first device's compute capability, as in "12.6 87".
-ask_driver() {
-  "$python" - <<'PYTHON'
-import ctypes
-
-cuda = ctypes.CDLL("libcuda.so.1")
-version, device, numbers = ctypes.c_int(), ctypes.c_int(), []
-if cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGet(
-    ctypes.byref(device), 0
-):
-    raise SystemExit("no CUDA device answers")
-for attribute in (75, 76):
-    value = ctypes.c_int()
-    cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    numbers.append(value.value)
-print(f"{version.value // 1000}.{version.value % 1000 // 10} {numbers[0]}{numbers[1]}")
-PYTHON
-}
-
+. "$root/edge_configs/cuda_build.sh"
 [ -f "$root/pyproject.toml" ] && [ -d "$root/ortops/src" ] ||
   problems+=("NoisyStore's sources: not found beside this script's folder; run it from a checkout")
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
@@ -47,35 +29,9 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
 elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
   problems+=("Python's venv module: not found (apt install python3-venv)")
 fi
-compiler=${CXX:-c++}
-command -v "${compiler%% *}" >/dev/null ||
-  problems+=("a C++ compiler: not found (apt install g++)")
 command -v make >/dev/null || command -v ninja >/dev/null ||
   problems+=("make or ninja: not found (apt install make)")
-nvcc=$(command -v nvcc || true)
-if [ -z "$nvcc" ] && [ -x /usr/local/cuda/bin/nvcc ]; then nvcc=/usr/local/cuda/bin/nvcc; fi
-if [ -z "$nvcc" ]; then
-  problems+=("nvcc: not found (JetPack: apt install nvidia-jetpack, or cuda-toolkit-12-6)")
-else
-  release=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p')
-  if [ "${release%%.*}" -lt 12 ]; then
-    problems+=("nvcc of CUDA 12 or newer: got $release")
-  elif [ -z "$architectures" ] && ! driver=$(ask_driver 2>/dev/null); then
-    problems+=("a CUDA driver and device: not found (or name --architectures, as 87 for Orin)")
-  elif [ -z "$architectures" ]; then
-    read -r driver_cuda architectures <<<"$driver"
-    if [ "${release%%.*}" -gt "${driver_cuda%%.*}" ]; then
-      problems+=("nvcc of CUDA ${driver_cuda%%.*}: got $release, whose code this driver (CUDA \
-$driver_cuda) does not load; install the toolkit of this JetPack")
-    fi
-  fi
-  known=$("$nvcc" --list-gpu-code)
-  for architecture in $architectures; do
-    if [ "$architecture" != unknown ] && ! grep -qx "sm_$architecture" <<<"$known"; then
-      problems+=("nvcc for compute capability $architecture: $release does not know it")
-    fi
-  done
-fi
+look_for_compilers
 if [ -n "${ONNXRUNTIME:-}" ] && [ ! -f "$ONNXRUNTIME" ]; then
   problems+=("the wheel ONNXRUNTIME=$ONNXRUNTIME: no such file")
 fi

@@ -14,7 +14,20 @@ from typing import Any, NoReturn
 from ..ortops.errors import InputError
 
 #: Commands in the order of the help page; each is a module of `commands`.
-COMMANDS = ("demo", "train", "export", "annotate", "quantize", "inspect", "sweep", "fit", "bench")
+COMMANDS = (
+    "demo",
+    "train",
+    "export",
+    "annotate",
+    "quantize",
+    "inspect",
+    "sweep",
+    "fit",
+    "bench",
+    "bundle",
+    "verify",
+    "board",
+)
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_PIPE = 1, 2, 141
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets without PyTorch: CIFAR-10, NumPy archives, scikit-learn's digits, image folders."""
+"""Data sets without PyTorch: CIFAR-10, NumPy archives, digits, image folders, plain files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..ortops.errors import InputError
 #: Images that `prepare` handles at a time.
 _PIECE = 64
 
-SPECS = "cifar10:DIR, npz:FILE, digits or images:DIR"
+SPECS = "cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +105,10 @@ def load(
         ``cifar10:DIR`` (the binary or the Python version; DIR or the folder of that name in it),
         ``npz:FILE`` (arrays x or images, and y or labels), ``digits`` (scikit-learn's 1797
         scans, 8 x 8, enlarged to 3 x 32 x 32; the first 1297 are ``train``, the last 500
-        ``test``) or ``images:DIR`` (a folder a class, of PNG or JPEG files).
+        ``test``), ``images:DIR`` (a folder a class, of PNG or JPEG files) or ``raw:DIR`` (the
+        plain files of a bundle, see `noisystore.runtime.dataset_raw`).
     split : "test" or "train"
-        Part of cifar10 or digits; npz and images have one part only.
+        Part of cifar10 or digits; npz, images and raw have one part only.
     images : int, optional
         Keep only that many, the first ones.
     size : (height, width), optional
@@ -122,12 +123,13 @@ def load(
     InputError
         Unknown kind or split, or missing, truncated or damaged data.
     """
-    from . import dataset_cifar10, dataset_files
+    from . import dataset_cifar10, dataset_files, dataset_raw
 
     readers: dict[str, Callable[[Path, str], Dataset]] = {
         "cifar10": dataset_cifar10.read,
         "npz": dataset_files.read_npz,
         "images": functools.partial(dataset_files.read_images, size=size),
+        "raw": dataset_raw.read_raw,
     }
     if split not in ("test", "train"):
         raise InputError(f"split: expected test or train, got {split!r}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -102,27 +102,61 @@ class Evaluator:
             A noise argument is bad, ONNX Runtime fails, or the outputs do not fit the data, the
             labels or the metric.
         """
-        noise = self.session.noise_feed(bit_error_rate, bit_mask, seed)
-        count = len(self.data) if samples is None else len(samples)
         parts = []
-        for start in range(0, count, self.batch_size):
-            stop = min(start + self.batch_size, count)
-            chosen = slice(start, stop) if samples is None else samples[start:stop]
-            x, index = self._batch(chosen, stop - start)
+        for chosen, outputs in self.outputs(bit_error_rate, bit_mask, seed, samples):
+            labels = None if self.data.labels is None else self.data.labels[chosen]
+            self._check_labels(outputs)
+            parts.append(score(outputs, labels, self.metric))
+            if tick is not None:
+                tick(len(outputs))
+        return Scores.joined(parts)
+
+    def outputs(
+        self,
+        bit_error_rate: Any = 0.0,
+        bit_mask: Any = None,
+        seed: int = 0,
+        samples: npt.NDArray[np.int64] | None = None,
+    ) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+        """Run batch by batch, and yield which samples ran and their first output.
+
+        Parameters and errors are those of `run`.
+
+        Yields
+        ------
+        (slice or array of int64 [n], array [n, ...])
+        """
+        noise = self.session.noise_feed(bit_error_rate, bit_mask, seed)
+        for chosen, x, index, rows in self.batches(samples):
             feeds = {self.session.input_name: x, **noise}
-            outputs = self.session.run_feed(feeds, index, stop - start)[0]
+            outputs = self.session.run_feed(feeds, index, rows)[0]
             if outputs.shape[:1] != (len(x),):
                 raise InputError(
                     f"model {self.session.path}: expected an output [{len(x)}, ...] for "
                     f"{len(x)} samples, got {list(outputs.shape)}"
                 )
-            labels = None if self.data.labels is None else self.data.labels[chosen]
-            outputs = outputs[: stop - start]
-            self._check_labels(outputs)
-            parts.append(score(outputs, labels, self.metric))
-            if tick is not None:
-                tick(stop - start)
-        return Scores.joined(parts)
+            yield chosen, outputs[:rows]
+
+    def batches(
+        self, samples: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[Any, npt.NDArray[Any], npt.NDArray[np.int64], int]]:
+        """Yield batches as the network takes them, filled up where it fixes their size.
+
+        Parameters
+        ----------
+        samples : array of int64, optional
+            As `run` takes them.
+
+        Yields
+        ------
+        (slice or array of int64 [n], array [N, ...], array of int64 [1] or [N], n)
+            Samples, input, sample indices, and the number of samples that are not filling.
+        """
+        count = len(self.data) if samples is None else len(samples)
+        for start in range(0, count, self.batch_size):
+            stop = min(start + self.batch_size, count)
+            chosen = slice(start, stop) if samples is None else samples[start:stop]
+            yield (chosen, *self._batch(chosen, stop - start), stop - start)
 
     def affected(
         self, bit_error_rate: Any, bit_mask: Any, seed: int

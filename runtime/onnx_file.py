@@ -22,9 +22,9 @@ _NOISE_INPUTS = [name.encode() for name in noise_inputs.NOISE_INPUTS]
 _TYPE_NAMES = {kind.code: kind.name for kind in ELEMENT_TYPES.values()}
 
 # Field numbers of onnx.proto, unchanged since IR 1 (functions: IR 8).
-MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTION = 7, 8, 25
+MODEL_IR, MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTION = 1, 7, 8, 25
 OPSET_DOMAIN = 1
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+GRAPH_NODE, GRAPH_NAME, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 2, 5, 15
 GRAPH_INPUT, GRAPH_OUTPUT, _GRAPH_INFO = 11, 12, 13
 FUNCTION_NODE, FUNCTION_ATTRIBUTE = 7, 11
 NODE_INPUT, NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 4, 5, 7
@@ -36,8 +36,8 @@ TENSOR_FLOATS, TENSOR_INTEGERS, TENSOR_RAW, TENSOR_DOUBLES = 4, 5, 9, 10
 TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
 EXTERNAL = 1  # TensorProto.DataLocation
 KEY, VALUE = 1, 2
-INFO_NAME, _INFO_TYPE, _TYPE_TENSOR, _TYPE_ELEMENT, _TYPE_SHAPE = 1, 2, 1, 1, 2
-_SHAPE_DIM, _DIM_VALUE = 1, 1
+INFO_NAME, INFO_TYPE, TYPE_TENSOR, TYPE_ELEMENT, TYPE_SHAPE = 1, 2, 1, 1, 2
+SHAPE_DIM, _DIM_VALUE = 1, 1
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,13 @@ def _tensor_types(graph: memoryview) -> Iterator[tuple[bytes, tuple[str | None, 
             yield text(entries, TENSOR_NAME), (_TYPE_NAMES.get(last(entries, TENSOR_TYPE)), dims)
         elif number in (GRAPH_INPUT, GRAPH_OUTPUT, _GRAPH_INFO):
             name = text(list(fields(value)), INFO_NAME)
-            for kind in messages(value, _INFO_TYPE):
-                for tensor in messages(kind, _TYPE_TENSOR):
-                    element = _TYPE_NAMES.get(last(list(fields(tensor)), _TYPE_ELEMENT))
-                    for shape in messages(tensor, _TYPE_SHAPE):
+            for kind in messages(value, INFO_TYPE):
+                for tensor in messages(kind, TYPE_TENSOR):
+                    element = _TYPE_NAMES.get(last(list(fields(tensor)), TYPE_ELEMENT))
+                    for shape in messages(tensor, TYPE_SHAPE):
                         dims = tuple(
                             last(list(fields(dim)), _DIM_VALUE)
-                            for dim in messages(shape, _SHAPE_DIM)
+                            for dim in messages(shape, SHAPE_DIM)
                         )
                         yield name, (element, dims)
 

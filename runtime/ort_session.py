@@ -8,16 +8,22 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..ortops import ort_options
 from ..ortops.errors import InputError
-from .onnx_file import imported_domains
+from . import onnx_file
 from .sites import one_line
 from .stored_parameters import Parameter, StoredParameters
+
+if TYPE_CHECKING:
+    from .board import Board
+
+#: Name and options of an execution provider.
+Provider = tuple[str, Mapping[str, str]]
 
 _SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _BFLOAT16 = 16  # TensorProto.DataType
@@ -34,18 +40,21 @@ class SessionMaker:
     ----------
     path : pathlib.Path
         Of the ONNX file.
-    providers : list of str
-        Execution providers, by ONNX Runtime's names, best first.
+    providers : list of (str, dict)
+        Execution providers, by ONNX Runtime's names, best first, each with its options.
     threads : int or None
         Inside one operator; None: ONNX Runtime's choice.
     libraries : tuple of str
         Libraries of custom operators, NoisyStore's aside.
+    optimized : bool
+        Whether ONNX Runtime may rewrite the graph.
     """
 
     path: Path
-    providers: list[str]
+    providers: list[Provider]
     threads: int | None
-    libraries: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+    optimized: bool = True
 
     def from_file(self) -> Any:
         """Make a session of the file as it is.
@@ -56,6 +65,23 @@ class SessionMaker:
             ONNX Runtime does not load it, or not on the wanted provider.
         """
         return self._make(str(self.path))
+
+    def from_bytes(self, model: bytes) -> Any:
+        """Make a session of another graph in the place of the file, whose weight files it reads.
+
+        Raises
+        ------
+        InputError
+            As `from_file`; or this ONNX Runtime finds no weight files of a graph in memory.
+        """
+        if not any(onnx_file.locations(memoryview(model))):
+            return self._make(model)
+        if ort_version() < _FOLDER_SINCE:
+            raise InputError(
+                f"model {self.path}: has weights in files of their own, which needs ONNX Runtime "
+                "1.21 or newer here"
+            )
+        return self._make(model, self._weight_folder)
 
     def with_values(self, stored: StoredParameters, values: Mapping[str, Any]) -> Any:
         """Make a session of the model without stores of parameters.
@@ -75,12 +101,15 @@ class SessionMaker:
 
         def complete(options: Any) -> None:
             if stored.external:
-                options.add_session_config_entry(_FOLDER_ENTRY, str(self.path.parent.absolute()))
+                self._weight_folder(options)
             # Unlike `add_initializer` this reaches the optimizers, which rearrange constant
             # weights.
             options.add_external_initializers(list(values), list(values.values()))
 
         return self._make(stored.model, complete)
+
+    def _weight_folder(self, options: Any) -> None:
+        options.add_session_config_entry(_FOLDER_ENTRY, str(self.path.parent.absolute()))
 
     def _options(self, entries: Mapping[str, str]) -> Any:
         import onnxruntime
@@ -92,6 +121,9 @@ class SessionMaker:
         options.log_severity_level = 4
         if self.threads is not None:
             options.intra_op_num_threads = int(self.threads)
+        if not self.optimized:
+            disabled = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = disabled
         for key, value in entries.items():
             options.add_session_config_entry(key, value)
         ortops.register(options)
@@ -117,9 +149,10 @@ class SessionMaker:
                 f"model {self.path}: expected an ONNX model that ONNX Runtime "
                 f"{onnxruntime.__version__} loads: {one_line(error)}{self._missing_library()}"
             ) from None
-        if session.get_providers()[0] != self.providers[0]:
+        wanted = self.providers[0][0]
+        if session.get_providers()[0] != wanted:
             raise InputError(
-                f"execution provider {self.providers[0]} does not start here (no device, or a "
+                f"execution provider {wanted} does not start here (no device, or a "
                 f"library is missing): ONNX Runtime offers {session.get_providers()} instead"
             )
         return session
@@ -162,7 +195,7 @@ def custom_libraries(path: Path, given: Sequence[str | os.PathLike[str]]) -> tup
 
 def _domains(path: Path) -> Collection[str]:
     try:
-        return imported_domains(path)
+        return onnx_file.imported_domains(path)
     except InputError:
         # ONNX Runtime says better what is wrong with the file.
         return ()
@@ -172,8 +205,7 @@ def can_be_filled(stored: StoredParameters) -> bool:
     """Return whether this ONNX Runtime takes the values of a trial for these parameters."""
     import onnxruntime
 
-    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
-    if stored.external and version < _FOLDER_SINCE:
+    if stored.external and ort_version() < _FOLDER_SINCE:
         return False
     words = any(p.element_type == _BFLOAT16 for p in stored.parameters)
     return not words or hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
@@ -188,13 +220,25 @@ def ort_value(parameter: Parameter, values: npt.NDArray[Any]) -> Any:
     return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
 
 
-def provider_names(providers: Sequence[str] | str | None) -> list[str]:
-    """Return ONNX Runtime's names of execution providers.
+def ort_version() -> tuple[int, ...]:
+    """Return ONNX Runtime's major and minor version."""
+    import onnxruntime
+
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+
+
+def board_providers(board: Board) -> list[Provider]:
+    """Return a board's execution providers as `NoisySession` takes them."""
+    return [(name, board.provider_options.get(name, {})) for name in board.providers]
+
+
+def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Provider]:
+    """Return execution providers by ONNX Runtime's names, each with its options.
 
     Parameters
     ----------
-    providers : sequence of str, str or None
-        ONNX Runtime's names, ``cpu`` or ``cuda``; None: the CPU.
+    providers : sequence of str or (str, mapping), str or None
+        ONNX Runtime's names, ``cpu`` or ``cuda``, alone or with options; None: the CPU.
 
     Raises
     ------
@@ -204,13 +248,16 @@ def provider_names(providers: Sequence[str] | str | None) -> list[str]:
     import onnxruntime
 
     if providers is None:
-        return ["CPUExecutionProvider"]
+        return [("CPUExecutionProvider", {})]
     wanted = [providers] if isinstance(providers, str) else list(providers)
-    names = [_SHORT_PROVIDERS.get(str(name).lower(), str(name)) for name in wanted]
     available = onnxruntime.get_available_providers()
-    for name in names:
+    found: list[Provider] = []
+    for given in wanted:
+        name, options = (given, {}) if isinstance(given, str) else given
+        name = _SHORT_PROVIDERS.get(str(name).lower(), str(name))
         if name not in available:
             raise InputError(f"execution provider: expected one of {available}, got {name}")
-    if not names:
+        found.append((name, {str(key): str(value) for key, value in options.items()}))
+    if not found:
         raise InputError(f"execution provider: expected one of {available}, got none")
-    return names
+    return found

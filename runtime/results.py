@@ -31,7 +31,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -45,7 +44,7 @@ import numpy.typing as npt
 
 from ..ortops.errors import InputError
 from .metrics import Scores
-from .results_file import check_file, connect, create_schema, explain
+from .results_file import check_file, connect, create_schema, explain, sqlite3
 from .results_row import checked, select
 
 IDENTITY = (
@@ -128,6 +127,11 @@ class Results:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, readonly: bool = False
     ) -> None:
+        if sqlite3 is None:
+            raise InputError(
+                "results: this Python has no sqlite3, which keeps them: install SQLite (Debian, "
+                "Ubuntu: apt install libsqlite3-0 libpython3-stdlib)"
+            )
         self.path = None if path is None else Path(path)
         self.readonly = readonly
         if self.path is not None:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 import struct
 from pathlib import Path
 from typing import Any
 
 from ..ortops.errors import InputError
+
+try:
+    import sqlite3
+except ImportError:  # Small systems have Pythons without it; what keeps no results runs there, too.
+    sqlite3 = None  # type: ignore[assignment]
 
 APPLICATION_ID = 0x4E6F6953
 SCHEMA_VERSION = 1

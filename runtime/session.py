@@ -17,7 +17,7 @@ from ..ortops.errors import InputError
 from .image_file import check_image_file
 from .model_file import check_model_path, model_sha256
 from .onnx_file import read_stores
-from .ort_session import SessionMaker, custom_libraries, provider_names
+from .ort_session import Provider, SessionMaker, custom_libraries, named_providers
 from .sites import (
     Site,
     confirm_sites,
@@ -54,9 +54,9 @@ class NoisySession:
     Parameters
     ----------
     path : path of an annotated ONNX file
-    providers : sequence of str, optional
-        Execution providers, best first, as ONNX Runtime names them, or ``cpu``, ``cuda``.
-        None: the CPU.
+    providers : sequence of str or (str, mapping), optional
+        Execution providers, best first, as ONNX Runtime names them, or ``cpu``, ``cuda``, alone or
+        with options. None: the CPU.
     threads : int, optional
         Threads inside one operator; None: ONNX Runtime's choice.
     custom_op_libraries : sequence of path
@@ -66,6 +66,8 @@ class NoisySession:
     Attributes
     ----------
     path : pathlib.Path
+    maker : SessionMaker
+        Makes other sessions of the same file, with the same settings.
     sites : list of Site
         Ordered by their number.
     sizes_confirmed : bool
@@ -117,7 +119,7 @@ class NoisySession:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        providers: Sequence[str] | str | None = None,
+        providers: Sequence[str | Provider] | str | None = None,
         threads: int | None = None,
         custom_op_libraries: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
@@ -125,9 +127,9 @@ class NoisySession:
         if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
             raise InputError(f"threads: expected a positive integer, got {threads!r}")
         self.threads = threads
-        names = provider_names(providers)
+        named = named_providers(providers)
         libraries = custom_libraries(self.path, custom_op_libraries)
-        maker = SessionMaker(self.path, names, threads, libraries)
+        self.maker = maker = SessionMaker(self.path, named, threads, libraries)
         self._trials = trial_sessions(maker)
         self._session = maker.from_file() if self._trials is None else self._trials.clean
         self.provider: str = self._session.get_providers()[0]

@@ -19,6 +19,7 @@ from .evaluate import Evaluator
 from .interrupt import Interrupted
 from .metrics import Metric
 from .noisy_sites import NoisySites
+from .ort_session import Provider
 from .rates import noise_seed, parse_rates
 from .results import Results, rates_key
 from .session import NoisySession
@@ -95,7 +96,7 @@ def sweep(
     mask_name: str | None = None,
     seed: int = 0,
     batch_size: int = 100,
-    providers: Sequence[str] | str | None = None,
+    providers: Sequence[str | Provider] | str | None = None,
     threads: int | None = None,
     custom_op_libraries: Sequence[str | os.PathLike[str]] = (),
     results: str | os.PathLike[str] | Results | None = None,

@@ -38,7 +38,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path):
     assert done.stdout == ""
     first, *problems = done.stderr.splitlines()
     assert first == "install.sh: nothing was done; it needs"
-    expected = ["Python 3.10", "a C++ compiler", "make or ninja", "the wheel ONNXRUNTIME="]
+    expected = ["Python 3.10", "make or ninja", "a C++ compiler", "the wheel ONNXRUNTIME="]
     if not Path("/usr/local/cuda/bin/nvcc").exists():
         expected.insert(3, "nvcc")
     assert [line.strip()[: len(e)] for line, e in zip(problems, expected, strict=True)] == expected

@@ -10,10 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
 from ...ortops.files import target_of
+
+if TYPE_CHECKING:
+    from ..board import Board
 
 #: Normalizations by name: mean and standard deviation of the channels, on x / 255.
 NORMALIZATIONS = {
@@ -121,6 +124,47 @@ def add_custom_ops(parser: argparse.ArgumentParser) -> None:
         help="library of other custom operators that the model uses; may be repeated "
         "(onnxruntime-extensions is found by itself)",
     )
+
+
+def add_board(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names a board whose settings are used."""
+    parser.add_argument(
+        "--board",
+        metavar="NAME|FILE",
+        help="execution providers, threads and batch size of a board (`noisystore board --list`); "
+        "options of their own win",
+    )
+
+
+def use_board(args: argparse.Namespace, batch_size: int = 100) -> Board | None:
+    """Fill in what a board says where no option does, and return the board.
+
+    Sets ``threads``, ``batch_size`` and ``provider`` of `args`; says so where this machine is of
+    another architecture than the board.
+
+    Raises
+    ------
+    InputError
+        No such board, or a bad file.
+    """
+    board = None
+    if args.board is not None:
+        import platform
+
+        from ..board import load_board
+        from ..ort_session import board_providers
+
+        board = load_board(args.board)
+        args.threads = args.threads or board.threads
+        args.batch_size = args.batch_size or board.batch_size
+        args.provider = args.provider or board_providers(board)
+        if board.architecture != platform.machine():
+            progress(
+                f"note: {board.name} is {board.architecture}, this machine {platform.machine()}: "
+                "it runs here with that board's settings"
+            )
+    args.batch_size = args.batch_size or batch_size
+    return board
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="D",
-        help="calibration images: cifar10:DIR, npz:FILE, digits or images:DIR; the train split "
-        "where there is one",
+        help="calibration images: cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR; the "
+        "train split where there is one",
     )
     parser.add_argument(
         "--images",

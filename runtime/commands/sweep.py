@@ -7,7 +7,16 @@ import argparse
 
 from ...ortops.bit_masks import mask_name
 from ...ortops.errors import InputError
-from .common import add_custom_ops, check_plot, positive, print_json, progress, seed
+from .common import (
+    add_board,
+    add_custom_ops,
+    check_plot,
+    positive,
+    print_json,
+    progress,
+    seed,
+    use_board,
+)
 
 HELP = "measure accuracy against bit error rate"
 DESCRIPTION = """\
@@ -27,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="annotated graph (`noisystore export`, `annotate`, `quantize`)",
     )
     parser.add_argument(
-        "--data", required=True, metavar="D", help="cifar10:DIR, npz:FILE, digits or images:DIR"
+        "--data",
+        required=True,
+        metavar="D",
+        help="cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR",
     )
     parser.add_argument(
         "--rates",
@@ -74,18 +86,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=positive,
-        default=100,
         metavar="N",
-        help="images a run (default: %(default)s)",
+        help="images a run (default: the board's, or 100)",
     )
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="default: ONNX Runtime's choice"
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="default: the board's, or ONNX Runtime's choice",
     )
     parser.add_argument(
         "--provider",
         metavar="P",
-        help="execution provider: cpu, cuda, or its full name (default: cpu)",
+        help="execution provider: cpu, cuda, or its full name (default: the board's, or cpu)",
     )
+    add_board(parser)
     add_custom_ops(parser)
     parser.add_argument(
         "-o",
@@ -142,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
     from ..sweep import sweep
 
     check_plot(args.plot)
+    use_board(args)
     summary = sweep(
         args.model,
         args.data,

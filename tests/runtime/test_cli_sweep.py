@@ -73,7 +73,7 @@ def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
         ({"--mask": "0x0"}, "from 0x1"),
         ({"--mask": "0x1ffffffffffffffff"}, "from 0x1"),
         ({"--seed": str(1 << 64)}, "64 bits"),
-        ({"--data": "mnist"}, "cifar10:DIR, npz:FILE, digits or images:DIR"),
+        ({"--data": "mnist"}, "cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR"),
         ({"--data": "cifar10:missing"}, "missing"),
         ({"--data": "npz:missing.npz"}, "missing.npz"),
         ({"--provider": "tpu"}, "execution provider: expected one of"),

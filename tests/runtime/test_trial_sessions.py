@@ -16,7 +16,7 @@ from parameter_models import annotated, record, saved, seen_parameter, small_net
 from noisystore import ortops
 from noisystore.ortops import InputError, noise_inputs
 from noisystore.runtime import NoisySession
-from noisystore.runtime.ort_session import SessionMaker
+from noisystore.runtime.ort_session import SessionMaker, named_providers
 from noisystore.runtime.stored_parameters import read_stored_parameters
 from noisystore.runtime.trial_sessions import TrialSessions
 
@@ -195,7 +195,7 @@ class Counting(SessionMaker):
 def test_a_session_is_made_where_a_parameter_changes(tmp_path):
     path = small_network(tmp_path / "m.onnx")
     Counting.made = 0
-    maker = Counting(path, ["CPUExecutionProvider"], 1, ())
+    maker = Counting(path, named_providers("cpu"), 1)
     trials = TrialSessions(read_stored_parameters(path), maker)
 
     def asked(rates, mask=noise_inputs.ALL_BITS, seed=0):
@@ -251,9 +251,7 @@ class Dumping(SessionMaker):
 
 def optimized(path):
     """Return the optimized graph of a noisy trial."""
-    trials = TrialSessions(
-        read_stored_parameters(path), Dumping(path, ["CPUExecutionProvider"], 1, ())
-    )
+    trials = TrialSessions(read_stored_parameters(path), Dumping(path, named_providers("cpu"), 1))
     sites = trials.clean.get_modelmeta().custom_metadata_map[noise_inputs.SITES_KEY].count('"site"')
     masks = np.full(sites, 0x7F, np.uint64)
     noisy = trials.session(np.full((sites, 2), 0.05), masks, np.array([1]))
