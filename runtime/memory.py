@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -12,12 +13,13 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
     """Looks at the resident memory of this process from entry to exit.
 
     Linux keeps the largest resident set (VmHWM); it is set back at entry where the system permits.
+    Where it does not, a new largest set still tells how far the process grew.
 
     Attributes
     ----------
     growth : int or None
         Bytes by which the largest resident set while inside exceeds the resident set at entry;
-        None where the system does not tell, or does not let the mark be set back.
+        None where the system does not tell.
     peak : int or None
         Largest resident set of the process up to the exit, in bytes.
     """
@@ -47,9 +49,10 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
     ) -> None:
         inside = self._read("VmHWM")
         if inside is None:
+            self.peak = _largest_resident_set()
             return
         self.peak = max(inside, self._highest)
-        if self._set_back and self._start:
+        if self._start and (self._set_back or inside > self._highest):
             self.growth = max(inside - self._start, 0)
 
     def _read(self, key: str) -> int | None:
@@ -60,3 +63,12 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
         except (OSError, ValueError, IndexError):
             pass
         return None
+
+
+def _largest_resident_set() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

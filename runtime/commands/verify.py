@@ -70,9 +70,10 @@ def text(verdict: Verdict) -> str:
             f"{verdict.expected_noisy_accuracy:.4f})"
         )
     if verdict.agreement is not None:
+        nan = f", {verdict.left_out} left out: NaN" if verdict.left_out else ""
         lines.append(
-            f"noisy predictions: {verdict.agreement:.2%} of {verdict.images} equal (at least "
-            "99.5%, or all but one, expected)"
+            f"noisy predictions: {verdict.agreement:.2%} of {verdict.images - verdict.left_out} "
+            f"equal (at least 99.5%, or all but one, expected{nan})"
         )
     lines.append(
         f"{verdict.milliseconds_per_image:.3g} ms an image ({verdict.provider}, batch "

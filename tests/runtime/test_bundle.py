@@ -221,6 +221,26 @@ def test_other_predictions_are_a_failure(folder):
     assert verdict.agreement == pytest.approx(1 - 3 / 21)
 
 
+def test_images_that_end_in_nan_do_not_count(folder):
+    def lost(count):
+        def change(predictions):
+            predictions[:count] = -1
+            return predictions
+
+        return change
+
+    changed_array(folder, "predictions", lost(2))
+    seal(folder)
+    verdict = verify(folder)
+    assert (verdict.equal, verdict.agreement, verdict.left_out) == (True, 1.0, 2)
+    changed_array(folder, "predictions", lost(3))  # more than a tenth of 21
+    seal(folder)
+    assert not verify(folder).equal
+    changed_array(folder, "predictions", lost(21))
+    seal(folder)
+    assert not verify(folder).equal
+
+
 def test_a_library_with_other_noise_is_found(folder, work):
     """The model in the bundle stores site 0 under another number of rows per sample."""
     build_model(folder / "model/model.onnx", noisy_weight=True, last_rows=-1)
