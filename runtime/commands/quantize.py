@@ -62,10 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--activation-type",
-        default="uint8",
         metavar="T",
-        help="uint8, fast on x86, or int8, fast on Arm (default: %(default)s); where p01 = p10 "
-        "the same bits flip in both",
+        help="uint8, fast on x86, or int8, fast on Arm (default: the board's, or uint8); where "
+        "p01 = p10 the same bits flip in both",
+    )
+    parser.add_argument(
+        "--board",
+        metavar="NAME|FILE",
+        help="take the type of activations that is fast on a board (`noisystore board --list`)",
     )
     parser.add_argument(
         "--format",
@@ -107,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         method=args.method,
         seed=args.seed,
-        activation_type=args.activation_type,
+        activation_type=args.activation_type or _activation_type(args.board),
         graph_format=args.format,
         sites=args.sites,
         normalization=args.normalization,
@@ -144,3 +148,11 @@ class _Progress:
         if phase != self._phase:
             self._phase = phase
             progress(f"{phase}: {total} images")
+
+
+def _activation_type(board: str | None) -> str:
+    if board is None:
+        return "uint8"
+    from ..board import load_board
+
+    return load_board(board).activation_type

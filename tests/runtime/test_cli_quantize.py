@@ -56,6 +56,22 @@ def accuracy(path, rate=0.0):
     return float(evaluator.run(rate, seed=1).correct.mean())
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--board", "raspberry-pi-5"], "int8"),
+        (["--board", "x86-server"], "uint8"),
+        (["--board", "raspberry-pi-5", "--activation-type", "uint8"], "uint8"),
+    ],
+)
+def test_a_board_has_its_type_of_activations(plain, tmp_path, ok, words, expected):
+    path = tmp_path / "q.onnx"
+    words += ["--normalization", "cifar10", "--images", 32]
+    result = ok("quantize", plain, "--data", "digits", *words, "-o", path)
+    assert result["quantization"]["activation_type"] == expected
+    assert {site.word_format for site in NoisySession(path).sites} == {expected}
+
+
 def test_the_quantized_network_is_as_accurate_and_far_sturdier(model, noisy):
     clean = accuracy(model)
     assert clean > 0.5

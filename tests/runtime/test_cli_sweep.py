@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `sweep`: from a model to results and plots, bad input, interruptions, full disks."""
 
+import platform
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from noisystore.runtime import Results
 from noisystore.runtime.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -40,6 +42,28 @@ def test_sweep_and_fit(model, tmp_path, ok, capsys):
     assert [group["mask"] for group in groups] == ["0x40000000", "all"]
     for group in groups:
         assert group["clean_accuracy"] == result["clean_accuracy"]
+
+
+def test_a_board_gives_what_no_option_says(model, tmp_path, ok, capsys):
+    from noisystore.runtime.board import board_text
+
+    other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
+    text = board_text("raspberry-pi-5").replace("threads = 4", "threads = 1")
+    text = text.replace('"aarch64"', f'"{platform.machine()}"').replace("_size = 16", "_size = 7")
+    text = text.replace('"aarch64-linux-gnu"', '"native"')
+    board, path = tmp_path / "b.toml", tmp_path / "r.sqlite"
+    board.write_text(text)
+    ok(*sweep_options(model, path, **{"--board": board}))
+    assert "note:" not in capsys.readouterr().err
+    ok(*sweep_options(model, path, **{"--board": board, "--batch-size": 9, "--threads": 2}))
+    board.write_text(text.replace(f'"{platform.machine()}"', f'"{other}"'))
+    with Results(path, readonly=True) as results:
+        rows = results.rows()
+    assert {(row["batch_size"], row["threads"]) for row in rows} == {(7, 1), (9, 2)}
+    options = sweep_options(model, tmp_path / "o.sqlite", **{"--board": board})
+    assert main([*map(str, options), "--provider", "cpu"]) == 0
+    error = capsys.readouterr().err
+    assert f"note: raspberry-pi-5 is {other}, this machine {platform.machine()}" in error
 
 
 def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
