@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ortops import noise_inputs
+from ..ortops.bit_masks import ALL_BITS
 from ..ortops.formats import ELEMENT_TYPES, WordFormat, check_storage_format, element_type
 from .probe_graphs import ShownStore, shown_graph, shown_stores, site_graph
 from .session import NoisySession
@@ -24,27 +25,47 @@ WORD_SAMPLES = (0, 7, (1 << 32) - 1)
 WORD_COLUMNS = 1031
 
 Array = npt.NDArray[Any]
+_EVERY_OTHER_BIT = 0x5555555555555555
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Rates and seed that all sites have, every bit noisy.
+    """Rates, seed and noisy bits that all sites have.
 
     Attributes
     ----------
     p01, p10 : float
     seed : int
+    bit_mask : int
     """
 
     p01: float
     p10: float
     seed: int
+    bit_mask: int = ALL_BITS
+
+    def __str__(self) -> str:
+        mask = "" if self.bit_mask == ALL_BITS else f", mask {self.bit_mask:#x}"
+        return f"{self.p01:g}/{self.p10:g}{mask}"
+
+    def feed(self, session: NoisySession) -> dict[str, Array]:
+        """Return noise inputs 1 to 3."""
+        return session.noise_feed((self.p01, self.p10), self.bit_mask, self.seed)
 
 
 #: In the network: flips that depend on no data, sparse and dense, and others.
-NETWORK_NOISE = (Noise(1e-3, 1e-3, 1), Noise(0.05, 0.05, -2), Noise(2e-3, 5e-4, 3))
+NETWORK_NOISE = (
+    Noise(1e-3, 1e-3, 1),
+    Noise(0.05, 0.05, -2, _EVERY_OTHER_BIT),
+    Noise(2e-3, 5e-4, 3),
+)
 #: On known words.
-WORD_NOISE = (Noise(1e-3, 1e-3, 1), Noise(2e-3, 0.01, 2), Noise(0.1, 0.1, -3), Noise(0.3, 0.04, 4))
+WORD_NOISE = (
+    Noise(1e-3, 1e-3, 1),
+    Noise(2e-3, 0.01, 2, _EVERY_OTHER_BIT),
+    Noise(0.1, 0.1, -3, _EVERY_OTHER_BIT),
+    Noise(0.3, 0.04, 4),
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,7 @@ class ShownNetwork:
         """
         feeds = {
             self._session.input_name: x,
-            **self._session.noise_feed((noise.p01, noise.p10), None, noise.seed),
+            **noise.feed(self._session),
             noise_inputs.SAMPLE_INDEX: index,
         }
         names = list(dict.fromkeys(name for s in self._stores for name in (s.stored, s.read)))
@@ -140,6 +161,7 @@ def _looked_at(
         expected = ortops.apply(
             stored,
             (noise.p01, noise.p10),
+            bit_mask=noise.bit_mask,
             seed=noise.seed,
             site=site.site,
             sample_index=index,
@@ -176,7 +198,7 @@ def flip_words(
     flips = ortops.apply(
         np.zeros(shape, dtype=kind),
         noise.p01,
-        bit_mask=(1 << word.noisy_bits) - 1,
+        bit_mask=noise.bit_mask & ((1 << word.noisy_bits) - 1),
         seed=noise.seed,
         site=site.site,
         sample_index=index,
@@ -279,7 +301,7 @@ def read_known_words(
     for noise in noises:
         feeds = {
             **x,
-            **session.noise_feed((noise.p01, noise.p10), None, noise.seed),
+            **noise.feed(session),
             noise_inputs.SAMPLE_INDEX: index,
         }
         yield noise, dict(zip(types, stores.run(names, feeds), strict=True))

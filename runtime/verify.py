@@ -242,8 +242,7 @@ def _sites(session: NoisySession, data: Dataset, answers: Answers) -> list[SiteV
             flips[found.site] += sum(found.flips)
             said = _network_difference(found, known.get(found.site))
             if said:
-                rates = f"{noise.p01:g}/{noise.p10:g}"
-                differences[found.site].append(f"in the network at {rates}: {said}")
+                differences[found.site].append(f"in the network at {noise}: {said}")
     words = dict.fromkeys(differences, 0)
     for (noise, read), wanted in zip(
         read_known_words(session, answers.element_types, WORD_NOISE), answers.words, strict=True
@@ -255,8 +254,7 @@ def _sites(session: NoisySession, data: Dataset, answers: Answers) -> list[SiteV
             words[site] += values.size
             said = first_difference(None, want.view(values.dtype), values, session.sites[site])
             if said:
-                rates = f"{noise.p01:g}/{noise.p10:g}"
-                differences[site].append(f"known words at {rates}: {said}")
+                differences[site].append(f"known words at {noise}: {said}")
     return [
         SiteVerdict(
             site.site,

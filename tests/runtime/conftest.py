@@ -236,3 +236,38 @@ def run_program() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(words, text=True, timeout=120, check=False, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bundle_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, m.onnx, its data, d.npz, and the board of this machine, host.toml."""
+    from bundles import host_board
+
+    folder = tmp_path_factory.mktemp("bundle")
+    build_model(folder / "m.onnx", noisy_weight=True)
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 256, (21, 1, 6, 6), dtype=np.uint8)
+    np.savez(folder / "d.npz", x=x, y=rng.integers(0, 10, 21))
+    host_board(folder / "host.toml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_work: Path) -> Path:
+    """A bundle for this machine."""
+    path = bundle_work / "b.zip"
+    command = ["bundle", str(bundle_work / "m.onnx"), "--board", str(bundle_work / "host.toml")]
+    command += ["--data", f"npz:{bundle_work / 'd.npz'}", "-o", str(path)]
+    assert main(command) == 0
+    return path
+
+
+@pytest.fixture
+def bundle_folder(bundle: Path, tmp_path: Path) -> Path:
+    """The bundle, unpacked for one test."""
+    from noisystore.runtime import bundle_file
+
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    bundle_file.unpack(bundle, folder)
+    return folder

@@ -36,7 +36,13 @@ def test_a_network_is_as_the_noise_model_says(session, noise):
         elements = session.sites[0].elements
         shape = (3, elements)
         counted = ortops.count_flips(
-            shape, 32, noise.p01, seed=noise.seed, site=0, sample_index=index
+            shape,
+            32,
+            noise.p01,
+            bit_mask=noise.bit_mask,
+            seed=noise.seed,
+            site=0,
+            sample_index=index,
         )
         assert found[0].flips == tuple(counted)
         assert len(found[1].flips) == len(found[2].flips) == 1  # all of it is one sample
@@ -71,6 +77,7 @@ def test_stores_alone_have_the_bits_of_the_oracle(session):
             want = reference.apply(
                 site_words.known_words(record, "float32"),
                 (noise.p01, noise.p10),
+                bit_mask=noise.bit_mask,
                 seed=noise.seed,
                 site=site,
                 sample_index=WORD_SAMPLES,
