@@ -37,7 +37,7 @@ from peer_operators import (
 from torch import Tensor, nn
 
 from noisystore.export import export_onnx, instrument, load_model, noise
-from noisystore.runtime import bench
+from noisystore.runtime import bench, bench_model, bench_report
 from noisystore.runtime.commands.common import table
 
 PEERS: tuple[type[Operator], ...] = (DenseFliptensors, SparseLastWins, SparseExact, Mrfi)
@@ -59,7 +59,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "end_to_end",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": bench.machine(),
+        "machine": bench_report.machine(),
         "versions": versions(),
         "skipped": skipped,
         "model": "VGG-A, random weights" + (", width 0.0625" if args.quick else ""),
@@ -72,7 +72,7 @@ def main() -> None:
     result["torch"] = in_torch(model, peers, batch, args.quick)
     print("import ...", file=sys.stderr)
     result["import_seconds"] = bench.import_seconds(quick=args.quick)
-    result["machine"]["load_after"] = bench.machine()["load"]
+    result["machine"]["load_after"] = bench_report.machine()["load"]
     print(json.dumps(rounded(result), indent=1) if args.json else text(result))
 
 
@@ -94,14 +94,14 @@ def in_onnxruntime(model: nn.Module, batch: int, threads: int, quick: bool) -> d
             )
         images = np.random.default_rng(1).integers(0, 256, (5 * batch, 3, 32, 32), dtype=np.uint8)
         np.savez(data, x=images, y=np.zeros(len(images), dtype=np.int64))
-        found = bench.bench_model(
+        found = bench_model.bench_model(
             str(noisy),
             f"npz:{data}",
             clean=str(plain),
             batch=batch,
             threads=threads,
             quick=quick,
-        )
+        )["model"]
     clean = found["clean_ms"]
     return {
         "clean_ms": clean,
@@ -132,7 +132,7 @@ def in_torch(model: nn.Module, peers: list[Operator], batch: int, quick: bool) -
         ("NoisyStore", rate): [
             functools.partial(noisystore_run, noisy, x, rate, seed) for seed in range(3)
         ]
-        for rate in bench.MODEL_RATES
+        for rate in bench_model.MODEL_RATES
     }
     rows = beside_clean(model, x, own | hooked_runs(model, x, fast), 2 if quick else 11)
     return {"rows": rows + beside_clean(model, x, hooked_runs(model, x, slow), 1 if quick else 3)}
@@ -142,7 +142,7 @@ def hooked_runs(
     model: nn.Module, x: Tensor, peers: list[Operator]
 ) -> dict[Any, list[Callable[[], Any]]]:
     runs: dict[Any, list[Callable[[], Any]]] = {}
-    for rate, peer in itertools.product(bench.MODEL_RATES, peers):
+    for rate, peer in itertools.product(bench_model.MODEL_RATES, peers):
         with contextlib.suppress(Unavailable):
             asked = peer.asked(rate)
             runs[peer.name, rate] = [functools.partial(hooked_run, model, x, peer, asked)]

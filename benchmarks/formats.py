@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from noisystore import ortops
 from noisystore.ortops.formats import STORAGE_FORMATS
-from noisystore.runtime import bench
+from noisystore.runtime import bench, bench_report
 from noisystore.runtime.commands.common import table
 
 RATES = (0.0, 1e-6, 1e-4, 1e-2)
@@ -38,10 +38,10 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "formats",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": bench.machine(),
+        "machine": bench_report.machine(),
         "rows": [row for shape in SHAPES for row in measure(shape, args.quick)],
     }
-    result["machine"]["load_after"] = bench.machine()["load"]
+    result["machine"]["load_after"] = bench_report.machine()["load"]
     print(json.dumps(result, indent=1) if args.json else text(result))
 
 

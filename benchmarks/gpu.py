@@ -32,7 +32,7 @@ from gpu_checks import Case, compare, known_answers
 
 from noisystore import ortops
 from noisystore.ortops.files import write_whole
-from noisystore.runtime import bench
+from noisystore.runtime import bench_report
 from noisystore.runtime.commands.common import check_output, table
 
 PARTS = ("bits", "provider", "bandwidth", "networks", "sanitizer")
@@ -74,7 +74,7 @@ def main() -> int:
         "compute_capability": device.capability,
         "driver_cuda": device.cuda,
         "library_architectures": ortops.cuda_architectures(),
-        "machine": bench.machine(),
+        "machine": bench_report.machine(),
     }
     print(f"{device.name}, compute capability {device.capability}, driver of CUDA {device.cuda}")
     parts: dict[str, Callable[[], Any]] = {

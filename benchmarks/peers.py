@@ -26,7 +26,7 @@ from peer_operators import (
     versions,
 )
 
-from noisystore.runtime import bench
+from noisystore.runtime import bench, bench_report
 from noisystore.runtime.commands.common import table
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
@@ -48,7 +48,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "peers",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": bench.machine(),
+        "machine": bench_report.machine(),
         "versions": versions(),
         "skipped": skipped,
         "rows": [],
@@ -67,7 +67,7 @@ def main() -> None:
             for row, operator in zip(rows, operators, strict=True):
                 row |= effective[type(operator), rate]
             result["rows"] += rows
-    result["machine"]["load_after"] = bench.machine()["load"]
+    result["machine"]["load_after"] = bench_report.machine()["load"]
     print(json.dumps(rounded(result), indent=1) if args.json else text(result))
 
 

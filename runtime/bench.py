@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timings of the operator alone and inside ONNX Runtime, as ratios within one run."""
+"""Timings of the operator alone, and how timings are taken: in turn, as medians."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import statistics
 import subprocess
 import sys
@@ -15,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..ortops.errors import InputError
-
 ELEMENTS = 1 << 16
 OPERATOR_RATES = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1 / 32, 0.1, 0.5)
-MODEL_RATES = (1e-6, 1e-4, 1e-2, 0.1)
-HARNESS_RATES = (1e-5, 1e-4, 1e-3, 1e-2)
+
+#: What runs of a model: the annotated graph, or the same network without sites.
+NOISY, CLEAN = "noisy", "without sites"
 
 #: Seeds that a timed loop goes through, so that branch predictors cannot learn one pattern.
 _SEEDS = 32
@@ -128,135 +126,6 @@ def _timed(calls: Sequence[Callable[[], Any]], loops: int, clock: Callable[[], f
     return clock() - start
 
 
-def bench_model(
-    model: str,
-    data: str,
-    *,
-    clean: str | None = None,
-    batch: int = 100,
-    threads: int | None = None,
-    custom_op_libraries: Sequence[str | os.PathLike[str]] = (),
-    quick: bool = False,
-) -> dict[str, Any]:
-    """Time an annotated model in ONNX Runtime, noisy against all rates 0, and the harness.
-
-    Parameters
-    ----------
-    model, data : str
-        An annotated graph and a data set.
-    clean : str, optional
-        The same network without sites; it is timed in turn with the others.
-    batch : int
-    threads : int, optional
-    custom_op_libraries : sequence of path
-        As `NoisySession` takes them.
-    quick : bool
-        Fewer rounds.
-
-    Returns
-    -------
-    dict
-        ``zero_ms`` (all rates 0), ``clean_ms`` (None without `clean`), ``prepare_ms`` (applying
-        the noise of weights and biases once, apart from the runs; None without such sites) and
-        ``rows``: a list of rate, ms, ratio (to all rates 0) and ratio_clean; ``harness``: seconds
-        of a sweep over the seconds of its ONNX Runtime runs.
-
-    Raises
-    ------
-    InputError
-        A file is missing, or model and data do not fit together.
-    """
-    from .dataset import load, prepare
-    from .session import NoisySession
-
-    session = NoisySession(model, threads=threads, custom_op_libraries=custom_op_libraries)
-    images = load(data, size=session.image_size)
-    batch = session.batch or min(batch, len(images))
-    x = prepare(images.images[:batch], session.normalization, session.input_dtype)
-    session.check_shape(x.shape)
-    work: dict[Any, list[Callable[[], Any]]] = {
-        rate: [functools.partial(session.run, x, rate, seed=seed) for seed in range(3)]
-        for rate in (0.0, *MODEL_RATES)
-    }
-    if clean is not None:
-        work["clean"] = [_clean_run(clean, x, threads)] * 3
-    medians = interleaved(
-        work,
-        rounds=3 if quick else 9,
-        seconds=0.0,
-        clock=lambda: time.perf_counter() - session.prepare_seconds,
-    )
-    rows = [
-        {
-            "rate": rate,
-            "ms": medians[rate] * 1e3,
-            "ratio": medians[rate] / medians[0.0],
-            "ratio_clean": medians[rate] / medians["clean"] if clean is not None else None,
-        }
-        for rate in MODEL_RATES
-    ]
-    return {
-        "model": model,
-        "batch": batch,
-        "threads": threads,
-        "zero_ms": medians[0.0] * 1e3,
-        "clean_ms": medians["clean"] * 1e3 if clean is not None else None,
-        "prepare_ms": _prepare_ms(session, x[:1] if session.batch is None else x),
-        "rows": rows,
-        "harness": _harness(session, images, batch, quick),
-    }
-
-
-def _clean_run(path: str, x: Any, threads: int | None) -> Callable[[], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feeds = {session.get_inputs()[0].name: x}
-        session.run(None, feeds)
-    except Exception as error:
-        raise InputError(f"clean model {path}: {' '.join(str(error).split())[:200]}") from None
-    return functools.partial(session.run, None, feeds)
-
-
-def _prepare_ms(session: Any, x: Any) -> float | None:
-    """Median time of applying the noise of weights and biases at the highest timed rate."""
-    if not session.prepared_sites:
-        return None
-    spent = []
-    for seed in range(5):
-        before = session.prepare_seconds
-        session.run(x, MODEL_RATES[-1], seed=seed)
-        spent.append(session.prepare_seconds - before)
-    return statistics.median(spent) * 1e3
-
-
-def _harness(session: Any, data: Any, batch: int, quick: bool) -> dict[str, float]:
-    """Time of a whole sweep over that of its ONNX Runtime runs."""
-    from .sweep import sweep
-
-    images = min(len(data), (2 if quick else 5) * batch)
-    summary = sweep(
-        session,
-        data,
-        list(HARNESS_RATES),
-        trials=1 if quick else 2,
-        images=images,
-        batch_size=batch,
-        progress=False,
-    )
-    return {
-        "seconds": summary.seconds,
-        "run_seconds": summary.run_seconds,
-        "prepare_seconds": summary.prepare_seconds,
-        "ratio": summary.seconds / summary.run_seconds,
-    }
-
-
 def import_seconds(*, quick: bool = False) -> dict[str, float]:
     """Median seconds of imports in fresh processes, Python's start aside.
 
@@ -285,17 +154,3 @@ def _seconds_in_a_process(statement: str, rounds: int) -> float:
         for _ in range(rounds)
     ]
     return statistics.median(times)
-
-
-def machine() -> dict[str, Any]:
-    """What the timings were taken on."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    from ..ortops import instruction_set
-    from .environment import cpu_name
-
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "instruction_set": instruction_set(),
-        "load": load,
-    }

@@ -1,26 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`noisystore bench`: how fast the operator and the harness are on this machine."""
+"""`noisystore bench`: how fast the operator, a model and the harness are on this machine."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .common import add_custom_ops, positive, print_json, progress, table
+from ...ortops.errors import InputError
+from .common import (
+    add_board,
+    add_custom_ops,
+    check_output,
+    positive,
+    print_json,
+    progress,
+    use_board,
+)
 
-HELP = "time the operator and the harness on this machine"
+if TYPE_CHECKING:
+    from ..bench_tables import Section
+
+HELP = "measure speed, memory and energy on this machine, or compare such reports"
 DESCRIPTION = """\
 Time the operator alone (float32, in place, one thread) as a ratio to memcpy of the same tensor;
-with --model also an annotated graph in ONNX Runtime, noisy against all rates 0. The cost of a
-foreign call that does nothing is measured and subtracted from operator and memcpy. All figures are
-medians of measurements made in turn, in one run."""
-EXAMPLE = "noisystore bench --model vgg-a.onnx --clean vgg-a-plain.onnx --data digits"
+with --model also an annotated graph in ONNX Runtime: noisy against all rates 0, images a second
+at the batch size and one by one, memory, start-up time, and energy where the machine has a meter
+that may be read. The cost of a foreign call that does nothing is measured and subtracted from
+operator and memcpy. Times are medians of measurements made in turn, in one run. With --compare,
+put the reports of several runs into one table, which says what is not comparable:
+  noisystore bench --compare here.json board.json -o comparison.md"""
+EXAMPLE = "noisystore bench --model vgg-a.onnx --clean vgg-a-plain.onnx --data digits -o here.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--quick", action="store_true", help="fewer rounds, rougher figures")
-    parser.add_argument("--model", metavar="MODEL.onnx", help="annotated graph to time end to end")
+    parser.add_argument("--model", metavar="MODEL.onnx", help="annotated graph to measure")
     parser.add_argument(
         "--data", default="digits", metavar="D", help="its data set (default: %(default)s)"
     )
@@ -30,99 +48,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=positive,
-        default=100,
         metavar="N",
-        help="of --model (default: %(default)s)",
+        help="of --model (default: the board's, or 100)",
     )
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="of --model (default: ONNX Runtime's choice)"
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="of --model (default: the board's, or ONNX Runtime's choice)",
     )
+    parser.add_argument(
+        "--provider",
+        metavar="P",
+        help="execution provider of --model: cpu, cuda, or its full name (default: the board's, "
+        "or cpu)",
+    )
+    add_board(parser)
     add_custom_ops(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write the report: FILE.json, which --compare reads, or FILE.md",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="REPORT.json",
+        help="measure nothing; compare reports of one model",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    from .. import bench
-
+    """Measure or compare, write and print."""
+    if args.output is not None:
+        check_output(args.output)
+        if Path(args.output).suffix not in (".json", ".md"):
+            raise InputError(f"output {args.output}: expected a name that ends in .json or .md")
+    if args.compare is not None:
+        _compare(args)
+        return 0
     if args.clean is not None and args.model is None:
-        from ...ortops.errors import InputError
-
         raise InputError("--clean: expected --model too, the annotated graph to compare with")
-    result: dict[str, Any] = {"machine": bench.machine()}
+    report = _measure(args)
+    from ..bench_tables import report_sections
+
+    _give(args, report, "NoisyStore: measured speed, memory and energy", report_sections(report))
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> dict[str, Any]:
+    board = use_board(args)
+    from .. import bench, bench_model, bench_report
+
+    # The load is that before the measurements.
+    report = bench_report.new_report(board)
     if args.model is not None:
-        progress("model in ONNX Runtime ...")
-        result["model"] = bench.bench_model(
+        report |= bench_model.bench_model(
             args.model,
             args.data,
             clean=args.clean,
             batch=args.batch_size,
             threads=args.threads,
+            providers=args.provider,
             custom_op_libraries=args.custom_ops,
             quick=args.quick,
+            progress=progress,
         )
     progress("operator ...")
-    result["operator"] = bench.bench_operator(quick=args.quick)
+    report["operator"] = bench.bench_operator(quick=args.quick)
     progress("import ...")
-    result["import_seconds"] = bench.import_seconds(quick=args.quick)
+    report["import_seconds"] = bench.import_seconds(quick=args.quick)
+    return report
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from ..bench_compare import compare, compare_sections
+
+    if args.model is not None:
+        raise InputError("--compare: measures nothing; give --model in a run of its own")
+    result = compare(args.compare)
+    _give(args, result, "NoisyStore: reports compared", compare_sections(result))
+
+
+def _give(
+    args: argparse.Namespace, result: dict[str, Any], title: str, sections: Sequence[Section]
+) -> None:
+    """Write the file, if one is wanted, and print."""
+    from ...ortops.files import write_whole
+    from ..bench_tables import markdown, plain
+
+    if args.output is not None:
+        as_json = Path(args.output).suffix == ".json"
+        text = json.dumps(result, indent=2, allow_nan=False) + "\n" if as_json else ""
+        write_whole(args.output, (text or markdown(title, sections)).encode())
     if args.json:
         print_json(result)
     else:
-        print(text(result))
-    return 0
-
-
-def text(result: dict[str, Any]) -> str:
-    """Tables of the figures, for people."""
-    machine, operator = result["machine"], result["operator"]
-    load = "" if machine["load"] is None else f", load {machine['load']:.1f}"
-    lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}{load}",
-        "",
-        f"operator, {operator['elements']} x {operator['dtype']}, in place, one thread; memcpy "
-        f"{operator['memcpy_us']:.2f} us; an empty foreign call, {operator['call_ns']:.0f} ns, is "
-        "subtracted from all",
-        table(
-            ["rate", "us", "x memcpy", "flips", "ns a flip"],
-            [
-                [
-                    f"{row['rate']:g}",
-                    f"{row['us']:.2f}",
-                    f"{row['ratio']:.3f}",
-                    f"{row['flips']:.4g}",
-                    "-" if row["ns_per_flip"] is None else f"{row['ns_per_flip']:.2f}",
-                ]
-                for row in operator["rows"]
-            ],
-        ),
-    ]
-    if "model" in result:
-        model = result["model"]
-        clean = "" if model["clean_ms"] is None else f", without sites {model['clean_ms']:.1f} ms"
-        lines += [
-            "",
-            f"{model['model']} in ONNX Runtime, batch {model['batch']}: all rates 0 "
-            f"{model['zero_ms']:.1f} ms{clean}",
-            table(
-                ["rate", "ms", "x all rates 0", "x without sites"],
-                [
-                    [
-                        f"{row['rate']:g}",
-                        f"{row['ms']:.1f}",
-                        f"{row['ratio']:.3f}",
-                        "-" if row["ratio_clean"] is None else f"{row['ratio_clean']:.3f}",
-                    ]
-                    for row in model["rows"]
-                ],
-            ),
-            f"harness: a sweep takes {model['harness']['ratio']:.3f} x the time of its ONNX "
-            f"Runtime runs ({model['harness']['seconds']:.1f} s)",
-        ]
-        if model["prepare_ms"] is not None:
-            lines.append(f"noise of weights and biases: {model['prepare_ms']:.1f} ms a trial")
-    seconds = result["import_seconds"]
-    lines += [
-        "",
-        f"import noisystore.runtime: {seconds['package']:.3f} s; with all that it holds and ONNX "
-        f"Runtime: {seconds['all']:.3f} s",
-    ]
-    return "\n".join(lines)
+        print(plain(sections))
