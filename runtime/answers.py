@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ortops.errors import InputError
+from ..ortops.formats import WORD_FORMATS
 from .dataset import Dataset, prepare
 from .evaluate import Evaluator
 from .metrics import as_logits, predict
@@ -212,8 +213,9 @@ def _tolerance(evaluator: Evaluator, clean: Array) -> float:
     """Return how far other processors may be from these outputs.
 
     Four times what the graph as it is written, not rewritten by ONNX Runtime, and inputs moved by
-    10^-6 change here, but at least 10^-4 of the largest output: kernels of two architectures differ
-    in order and fusing of sums only, and a site that rounds may pass a difference on as a step.
+    10^-6 change here: kernels of two architectures differ in order and fusing of sums only. But at
+    least 10^-4 of the largest output, or a step of the coarsest format, as which a site that rounds
+    may pass a difference on.
     """
     session = evaluator.session
     plain = replace(session.maker, optimized=False).from_file()
@@ -224,7 +226,16 @@ def _tolerance(evaluator: Evaluator, clean: Array) -> float:
         moved = [x] if x.dtype.kind != "f" else [x, x * x.dtype.type(1 + 1e-6)]
         for x in moved:
             gaps.append(close(plain.run(None, {session.input_name: x})[0][:rows], clean[chosen]))
-    return max(4 * max(gaps), 1e-4 * float(np.abs(clean).max()))
+    least = max([1e-4, *(_step(site.word_format) for site in session.sites)])
+    return max(4 * max(gaps), least * float(np.abs(clean).max()))
+
+
+def _step(name: str | None) -> float:
+    """Return a format's spacing, relative to a float's value or to an integer's quarter range."""
+    word = WORD_FORMATS.get(name or "")
+    if word is None or word.name == "int32":
+        return 0.0
+    return 4.0 / (1 << word.noisy_bits) if word.is_integer else 2.0**-word.mantissa_bits
 
 
 def read_answers(folder: Path) -> Answers:

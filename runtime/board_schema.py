@@ -146,7 +146,7 @@ KEYS = (
         "board",
         "page",
         "page",
-        text(rf"({_NAME})?", "a file name of docs/", 80),
+        text(rf"({_NAME}(/{_NAME})*)?", 'a file of docs/ such as "boards/mine.md", or ""', 80),
         "page of docs/ about the board",
         "",
     ),

@@ -48,11 +48,9 @@ def test_shipped(name):
     assert board.name == name
     assert text == (ROOT / "edge_configs" / f"{name}.toml").read_text()
     assert load_board(ROOT / "edge_configs" / f"{name}.toml") == board
-    # Comments for people, lines for editors, pages and toolchains that exist.
+    # Comments for people, lines for editors, toolchains that exist.
     assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n# ")
     assert max(map(len, text.splitlines())) <= 105
-    assert board.page
-    assert (ROOT / "docs" / board.page).is_file()
     if board.toolchain != "native":
         assert (ROOT / "ortops/toolchains" / f"{board.toolchain}.cmake").is_file()
     for pin in board.requirements + board.build_requirements:
@@ -228,6 +226,33 @@ def test_the_page_has_exactly_the_keys():
         optional = re.search(r"; (optional|for `source`|with CUDA)", value) is not None
         assert optional == (key.default is not REQUIRED), key.name
     assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_a_board(name):
+    """A page says what its file says, so that it does not grow old."""
+    board = load_board(name)
+    assert board.page == f"boards/{name}.md"
+    page = " ".join((ROOT / "docs" / board.page).read_text().split())
+    runtime = "ONNX Runtime" if board.ort_package == "onnxruntime" else board.ort_package
+    facts = [
+        f"`{name}`",
+        f"Python {board.python}",
+        f"{runtime} {board.ort_version}",
+        f"--activation-type {board.activation_type}",
+        board.ort_index,
+        *board.power_modes,
+        f"--board {name} --data",
+        "bash install.sh",
+        "--board board.toml",
+        "## What was run, and what not",
+    ]
+    assert [fact for fact in facts if fact not in page] == []
+    assert f"]({board.page})" in (ROOT / "docs/boards.md").read_text()
+
+
+def test_every_page_is_of_a_board():
+    assert {path.stem for path in (ROOT / "docs/boards").iterdir()} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
