@@ -126,8 +126,10 @@ def _timed(calls: Sequence[Callable[[], Any]], loops: int, clock: Callable[[], f
     return clock() - start
 
 
-def import_seconds(*, quick: bool = False) -> dict[str, float]:
+def import_seconds(*, quick: bool = False) -> dict[str, float | None]:
     """Median seconds of imports in fresh processes, Python's start aside.
+
+    None where this Python starts no other programs, as under an emulator.
 
     Returns
     -------
@@ -144,13 +146,16 @@ def import_seconds(*, quick: bool = False) -> dict[str, float]:
     }
 
 
-def _seconds_in_a_process(statement: str, rounds: int) -> float:
+def _seconds_in_a_process(statement: str, rounds: int) -> float | None:
     code = (
         f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     )
     command = [sys.executable, "-c", code]
-    times = [
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for _ in range(rounds)
-    ]
+    try:
+        times = [
+            float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            for _ in range(rounds)
+        ]
+    except OSError:
+        return None
     return statistics.median(times)

@@ -92,7 +92,10 @@ def _in_a_process(session: NoisySession, x: npt.NDArray[Any], rate: float) -> di
             "rate": rate,
         }
         command = [sys.executable, "-c", _CODE, json.dumps(task)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        except OSError as error:  # such as under an emulator
+            return {"reason": f"this Python starts no other programs ({error.strerror})"}
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {"reason": f"the process ended with status {done.returncode}: {last[:200]}"}

@@ -133,7 +133,7 @@ _SCHEMA = {
             }
         ],
     },
-    "import_seconds": {"package": float, "all": float},
+    "import_seconds": {"package": _Maybe(float), "all": _Maybe(float)},
     "model": _Maybe(
         {
             "name": str,

@@ -82,10 +82,12 @@ def report_sections(report: dict[str, Any]) -> list[Section]:
             _energy(report["energy"]),
         ]
     seconds = report["import_seconds"]
-    line = (
-        f"import noisystore.runtime: {seconds['package']:.3f} s; with all that it holds and ONNX "
-        f"Runtime: {seconds['all']:.3f} s"
-    )
+    line = NOT_AVAILABLE
+    if None not in seconds.values():
+        line = (
+            f"import noisystore.runtime: {seconds['package']:.3f} s; with all that it holds and "
+            f"ONNX Runtime: {seconds['all']:.3f} s"
+        )
     return [*sections, Section("imports", (line,))]
 
 

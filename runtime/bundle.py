@@ -13,6 +13,7 @@ from typing import Any
 
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
+from ..ortops.formats import WORD_FORMATS
 from ..ortops.ort_options import EXTENSION_DOMAINS
 from . import bundle_file, bundle_wheels
 from .answers import make_answers
@@ -127,7 +128,7 @@ def make_bundle(
             **_programs(),
             "board.toml": board_text(board).encode(),
             "LICENSES.txt": bundle_wheels.licences([own, *others]).encode(),
-            "README.txt": _readme(target, path.name, len(slice_), missing).encode(),
+            "README.txt": _readme(target, session, len(slice_), missing).encode(),
         }
         if target.operator == "wheel":
             files["lib/libnoisystore.so"] = bundle_wheels.library_of(own)
@@ -205,15 +206,18 @@ def _description(board: Board, session: NoisySession, data: str, missing: str) -
     }
 
 
-def _readme(board: Board, model: str, images: int, missing: str) -> str:
+def _readme(board: Board, session: NoisySession, images: int, missing: str) -> str:
+    formats = [WORD_FORMATS.get(site.word_format or "") for site in session.sites]
+    integers = all(word is not None and word.is_integer for word in formats)
+    rates = "1e-5:1e-1:4/decade" if integers else "1e-8:1e-3:4/decade"
     lines = [
-        f"NoisyStore bundle of {model} for {board.name}: {board.description}",
+        f"NoisyStore bundle of {session.path.name} for {board.name}: {board.description}",
         f"Made for {board.system}, {board.architecture}, Python {board.python}.",
         "",
         "    bash install.sh            makes the environment noisystore-env, runs the check",
         "    noisystore-env/bin/noisystore verify .          the check again",
         "    noisystore-env/bin/noisystore sweep model/model.onnx --data raw:data \\",
-        "        --board board.toml --rates 1e-7:1e-3:4/decade --trials 3 -o results.sqlite",
+        f"        --board board.toml --rates {rates} --trials 3 -o results.sqlite",
         "    noisystore-env/bin/noisystore fit results.sqlite",
         "    noisystore-env/bin/noisystore bench --board board.toml --model model/model.onnx \\",
         "        --data raw:data -o bench.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 
 import numpy as np
@@ -127,6 +128,21 @@ def test_a_process_that_fails(model_path, small_data):
         assert set(said) == {"reason"}
         assert said["reason"].startswith("the process ended with status 1: ")
         assert "gone.onnx" in said["reason"]
+
+
+def test_a_python_that_starts_no_programs(model_path, small_npz, tmp_path, monkeypatch, capsys):
+    program = tmp_path / "python"
+    program.write_bytes(b"\x7fELF of another machine")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    report = tmp_path / "r.json"
+    command = ["bench", "--model", model_path, "--data", f"npz:{small_npz}", "--quick"]
+    assert main([str(word) for word in [*command, "-o", report]]) == 0
+    out = capsys.readouterr().out
+    assert "not available: this Python starts no other programs (Exec format error)" in out
+    written = json.loads(report.read_text())
+    assert written["import_seconds"] == {"package": None, "all": None}
+    assert main(["bench", "--compare", str(report), str(report)]) == 0
 
 
 def test_peak_memory():
