@@ -25,7 +25,7 @@ if [ -e "$folder" ] && [ ! -f "$folder/.noisystore" ]; then
   fail "$folder: is there already, and was not made by install.sh; name another folder"
 fi
 
-# Prints operator, missing package ("-": none) and CUDA architectures.
+# Prints operator, missing package ("-": none), CUDA architectures; then the wheels, a line each.
 described=$(
   "$python" - "$here" <<'PYTHON'
 import hashlib, json, os, platform, sys
@@ -35,9 +35,14 @@ try:
     with open(os.path.join(here, "manifest.json"), encoding="utf-8") as file:
         manifest = json.load(file)
     python, machine = manifest["python"], manifest["architecture"]
-    files = manifest["files"].items()
-except (OSError, ValueError, KeyError) as error:
-    sys.exit("install.sh: manifest.json: no unpacked bundle (%s)" % error)
+    known = [manifest["operator"], manifest["missing"] or "-"] + manifest["cuda_architectures"]
+    files = [(str(name), str(wanted["sha256"])) for name, wanted in manifest["files"].items()]
+    wheels = [name for name, _ in files if name.startswith("wheels/")]
+    if not all(word.isprintable() and " " not in word for word in known + wheels):
+        raise ValueError("damaged")
+except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    print("install.sh: manifest.json: no unpacked bundle (%s)" % error, file=sys.stderr)
+    sys.exit(1)
 if "%d.%d" % sys.version_info[:2] != python:
     sys.exit(
         "install.sh: the bundle's wheels are for Python %s, this is %d.%d: set PYTHON=..., or make "
@@ -53,9 +58,10 @@ for name, wanted in files:
                 digest.update(chunk)
     except OSError as error:
         sys.exit("install.sh: %s: %s: unpack the bundle again" % (name, error.strerror))
-    if digest.hexdigest() != wanted["sha256"]:
+    if digest.hexdigest() != wanted:
         sys.exit("install.sh: %s: not as it was made: unpack the bundle again" % name)
-print(manifest["operator"], manifest["missing"] or "-", *manifest["cuda_architectures"])
+print(*known)
+print(*wheels, sep="\n")
 PYTHON
 ) || exit 2
 read -r operator missing architectures <<<"$described"
@@ -97,11 +103,10 @@ LAUNCHER
 fi
 wheels=()
 if [ "$missing" != - ]; then wheels+=("$ONNXRUNTIME"); fi
-for wheel in "$here"/wheels/*.whl; do
-  case $wheel in */pip-*) ;; *) wheels+=("$wheel") ;; esac
-done
-pip=("$here"/wheels/pip-*.whl)
-"$folder/bin/python" "${pip[0]}/pip" -qq --disable-pip-version-check install --no-index \
+while read -r wheel; do
+  case $wheel in wheels/pip-*) pip=$here/$wheel ;; *) wheels+=("$here/$wheel") ;; esac
+done < <(tail -n +2 <<<"$described")
+"$folder/bin/python" "$pip/pip" -qq --disable-pip-version-check install --no-index \
   --no-deps --no-cache-dir --no-compile --root-user-action ignore "${where[@]}" "${wheels[@]}" ||
   fail "the wheels do not install; nothing was left"
 

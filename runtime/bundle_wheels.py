@@ -27,6 +27,7 @@ INSTALLER = "pip==25.3"
 _CUDA_RUNTIME = "nvidia-cuda-runtime"
 
 _LIBRARY = "noisystore/ortops/libnoisystore.so"
+_GPU_CODE = b".nv_fatbin"  # a section's name
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
 
@@ -118,7 +119,10 @@ def own_wheel(board: Board, folders: Sequence[Path], work: Path) -> Path:
     version = importlib.metadata.version("noisystore")
     for folder in folders:
         for path in sorted(folder.glob(f"noisystore-{version}-*_{board.architecture}.whl")):
-            return path
+            # A library without GPU code would run on the processor, and nobody would be told.
+            wants_cuda = board.cuda_architectures and board.operator == "wheel"
+            if not wants_cuda or _GPU_CODE in library_of(path):
+                return path
     package = importlib.metadata.distribution("noisystore")
     files = {
         str(file): Path(str(package.locate_file(file)))
@@ -223,9 +227,20 @@ def _compiled(board: Board, sources: Path, folders: Sequence[Path], work: Path) 
 
 
 def library_of(wheel: Path) -> bytes:
-    """Return the operator library that a wheel of NoisyStore holds."""
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.read(_LIBRARY)
+    """Return the operator library that a wheel of NoisyStore holds.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or holds none.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(_LIBRARY)
+    except (OSError, KeyError, zipfile.BadZipFile):
+        raise InputError(
+            f"wheel {wheel}: expected a wheel of NoisyStore, with its library"
+        ) from None
 
 
 def licences(wheels: Sequence[Path]) -> str:
@@ -239,8 +254,10 @@ def licences(wheels: Sequence[Path]) -> str:
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
-            (path,) = [n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1]
-            text = archive.read(path).decode(errors="replace")
+            paths = [n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1]
+            text = (
+                archive.read(paths[0]).decode(errors="replace") if paths else f"Name: {wheel.name}"
+            )
         said: Any = email.parser.HeaderParser().parsestr(text)
         licence = said.get("License-Expression") or _classified(said) or _short(said.get("License"))
         texts = [n for n in names if _is_licence(n)]

@@ -14,15 +14,16 @@ import numpy.typing as npt
 
 from ..ortops import noise_inputs
 from ..ortops.bit_masks import ALL_BITS
+from ..ortops.errors import InputError
 from ..ortops.formats import ELEMENT_TYPES, WordFormat, check_storage_format, element_type
 from .probe_graphs import ShownStore, shown_graph, shown_stores, site_graph
 from .session import NoisySession
-from .sites import Site
+from .sites import Site, one_line
 
 #: Sample indices of known words: the first, one in the middle, the last that there is.
 WORD_SAMPLES = (0, 7, (1 << 32) - 1)
-#: Elements of a row of known words: several blocks of the noise model and a tail.
-WORD_COLUMNS = 1031
+#: Known words of a sample, about: several blocks of the noise model and a tail.
+WORDS = 1031
 
 Array = npt.NDArray[Any]
 _EVERY_OTHER_BIT = 0x5555555555555555
@@ -105,12 +106,19 @@ class ShownNetwork:
     Raises
     ------
     InputError
-        ONNX Runtime does not load the model with these outputs.
+        ONNX Runtime does not load the model with these outputs, or a store lies in a subgraph.
     """
 
     def __init__(self, session: NoisySession) -> None:
         self._session = session
         self._stores = shown_stores(session.path)
+        shown = {store.site for store in self._stores}
+        for site in session.sites:
+            if site.site not in shown:
+                raise InputError(
+                    f"model {session.path}: site {site.site} ({site.name}) lies in a subgraph or "
+                    "reads other noise inputs, so that its words cannot be looked at"
+                )
         self._shown = session.maker.from_bytes(shown_graph(session.path, self._stores))
         self.element_types: dict[int, str] = {}
 
@@ -136,7 +144,7 @@ class ShownNetwork:
             noise_inputs.SAMPLE_INDEX: index,
         }
         names = list(dict.fromkeys(name for s in self._stores for name in (s.stored, s.read)))
-        tensors = dict(zip(names, self._shown.run(names, feeds), strict=True))
+        tensors = dict(zip(names, _run(self._session, self._shown, names, feeds), strict=True))
         found = []
         for store in self._stores:
             site = self._session.sites[store.site]
@@ -257,19 +265,20 @@ def known_words(site: Site, kind: str) -> Array:
 
     Returns
     -------
-    array [rows, WORD_COLUMNS]
-        Rows of as many samples as `WORD_SAMPLES` has.
+    array [rows, columns]
+        Rows of as many samples as `WORD_SAMPLES` has, of about `WORDS` words each.
     """
-    rows = len(WORD_SAMPLES) * max(site.rows_per_sample, 1)
+    each = max(site.rows_per_sample, 1)
+    rows, columns = len(WORD_SAMPLES) * each, max(WORDS // each, 1)
     bits = ELEMENT_TYPES[kind].word_bits
-    place = np.arange(rows * WORD_COLUMNS, dtype=np.uint64) + np.uint64(site.site)
+    place = np.arange(rows * columns, dtype=np.uint64) + np.uint64(site.site)
     words = (place * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)
     values = words.astype(f"uint{bits}").view(kind)
     if values.dtype.kind == "f":
         # Half of them of the sizes that networks have.
         usual = ((place % np.uint64(4001)).astype(np.float64) - 2000) / 256
         values = np.where(np.isnan(values) | (place % 2 == 0), usual.astype(kind), values)
-    return values.reshape(rows, WORD_COLUMNS)
+    return values.reshape(rows, columns)
 
 
 def read_known_words(
@@ -304,7 +313,14 @@ def read_known_words(
             **noise.feed(session),
             noise_inputs.SAMPLE_INDEX: index,
         }
-        yield noise, dict(zip(types, stores.run(names, feeds), strict=True))
+        yield noise, dict(zip(types, _run(session, stores, names, feeds), strict=True))
+
+
+def _run(session: NoisySession, graph: Any, names: list[str], feeds: dict[str, Array]) -> Any:
+    try:
+        return graph.run(names, feeds)
+    except Exception as error:  # ONNX Runtime's own classes
+        raise InputError(f"model {session.path}: ONNX Runtime: {one_line(error)}") from None
 
 
 def bits_of_an_image(sites: Sequence[Site]) -> int:

@@ -37,6 +37,7 @@ def test_installed_without_a_registry(folder, tmp_path):
     assert "bits: 3 of 3 sites equal" in done.stdout
     program = tmp_path / "env with space/bin/noisystore"
     command = [program, "sweep", folder / "model/model.onnx", "--data", f"raw:{folder / 'data'}"]
+    (folder / "wheels/planted-1.0-py3-none-any.whl").write_bytes(b"not in the manifest")
     command += ["--board", folder / "board.toml", "--rates", "1e-3", "--trials", "2", "--json"]
     environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     swept = subprocess.run(
@@ -81,6 +82,16 @@ def test_the_installer_changes_nothing_where_something_is_wrong(folder, tmp_path
     refused(install(folder), "the bundle is for riscv64, this is", folder)
     (folder / "manifest.json").write_text(manifest.replace('"missing": ""', '"missing": "ort"'))
     refused(install(folder), "the wheel of ort (README.txt", folder)
+    for damaged in (
+        "[]",
+        "{",
+        manifest.replace('"operator"', '"x"'),
+        manifest.replace("wheel", "a b"),
+    ):
+        (folder / "manifest.json").write_text(damaged)
+        done = install(folder)
+        refused(done, "manifest.json: no unpacked bundle", folder)
+        assert len(done.stderr.splitlines()) == 1
     (folder / "manifest.json").write_text(manifest)
     (folder / "data/images.bin").write_bytes(b"")
     refused(install(folder), "data/images.bin: not as it was made", folder)

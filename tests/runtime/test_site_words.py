@@ -8,6 +8,7 @@ from parameter_models import small_network
 
 from noisystore import ortops
 from noisystore.ortops import reference
+from noisystore.ortops.errors import InputError
 from noisystore.runtime import site_words
 from noisystore.runtime.probe_graphs import shown_graph, shown_stores, site_graph
 from noisystore.runtime.session import NoisySession
@@ -92,7 +93,7 @@ def test_stores_alone_have_the_bits_of_the_oracle(session):
 def test_known_words(session, kind):
     words = site_words.known_words(session.sites[0], kind)
     assert words.dtype == kind
-    assert words.shape == (3, site_words.WORD_COLUMNS)
+    assert words.shape == (3, site_words.WORDS)
     assert not np.isnan(words.astype(np.float64)).any()
     assert len(np.unique(words)) > 200
 
@@ -146,3 +147,26 @@ def test_graphs_are_onnx(session):
     alone = onnx.load_from_string(site_graph(session.path, {0: "float32", 2: "float32"}))
     assert [node.op_type for node in alone.graph.node] == ["NoisyStore"] * 2
     assert alone.ir_version == shown.ir_version
+
+
+def test_a_store_that_cannot_be_shown_is_refused(session, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(session.path)
+    own = onnx.numpy_helper.from_array(np.zeros(1, dtype=np.int64), "own.seed")
+    model.graph.initializer.append(own)
+    (store,) = [n for n in model.graph.node if n.op_type == "NoisyStore" and _site(n) == 1]
+    store.input[3] = "own.seed"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"site 1 \(.*\) lies in a subgraph or reads other"):
+        ShownNetwork(NoisySession(tmp_path / "m.onnx"))
+
+
+def _site(node):
+    return next(attribute.i for attribute in node.attribute if attribute.name == "site")
+
+
+def test_what_onnxruntime_says_is_one_line(session):
+    network = ShownNetwork(session)
+    with pytest.raises(InputError, match="ONNX Runtime: ") as error:
+        network.run(images(2)[:, :, :3], np.array([0, 1]), NETWORK_NOISE[0])
+    assert "\n" not in str(error.value)
