@@ -6,6 +6,7 @@ import json
 import stat
 import struct
 import zipfile
+import zlib
 
 import pytest
 
@@ -126,24 +127,34 @@ def test_archives_that_are_not_as_they_were_made(bundle, tmp_path, change, match
     refused(bundle, tmp_path, match)
 
 
-def test_members_that_share_bytes(bundle, tmp_path):
-    """Two entries of the directory that point to one place: more comes out than went in."""
-    data = bytearray(bundle.read_bytes())
-    directory = data.index(b"PK\x01\x02")
-    end = data.index(b"PK\x05\x06")
-    entries = bytes(data[directory:end])
-    name = b"model/model.onnx"
-    start = entries.rindex(b"PK\x01\x02", 0, entries.index(name))
-    stop = (
-        entries.index(b"PK\x01\x02", start + 4) if b"PK\x01\x02" in entries[start + 4 :] else None
+def test_a_member_inside_of_another(tmp_path):
+    """A bomb: one member's bytes hold another's whole entry, so more comes out than went in."""
+    inner = b"\0" * 5000
+    header = struct.pack(
+        "<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, zlib.crc32(inner), 5000, 5000, 5, 0
     )
-    entry = entries[start:stop].replace(name, b"model/model.onny")
-    data[end:end] = entry
-    end += len(entry)
-    count = struct.unpack_from("<H", data, end + 8)[0] + 1
-    struct.pack_into("<HHI", data, end + 8, count, count, len(entries) + len(entry))
-    bundle.write_bytes(data)
-    refused(bundle, tmp_path, "refused|damaged or foreign|differ")
+    outer = header + b"inner" + inner
+    path = tmp_path / "bundle.zip"
+    bundle_file.write_bundle(path, ABOUT, {"inner": inner, "outer": outer})
+    data = path.read_bytes()
+    # The entry of `inner` in the directory points into `outer`, and its own bytes are cut out.
+    first, last = data.index(b"PK\3\4", 4), data.rindex(b"PK\3\4")
+    own = data.index(b"inner", first)
+    start = data.rindex(b"PK\3\4", 0, own)
+    stop = data.index(b"PK\3\4", own)
+    directory = data.index(b"PK\1\2")
+    removed = stop - start
+    entries = bytearray(data[directory:])
+    place = entries.index(b"inner") - 46
+    struct.pack_into("<I", entries, place + 42, last - removed)
+    outside = entries.index(b"outer") - 46
+    struct.pack_into("<I", entries, outside + 42, stop - removed)
+    end = entries.index(b"PK\5\6")
+    struct.pack_into("<I", entries, end + 16, directory - removed)
+    path.write_bytes(data[:start] + data[stop:directory] + entries)
+    with zipfile.ZipFile(path) as archive:
+        assert [info.filename for info in archive.infolist()] == ["manifest.json", "inner", "outer"]
+    refused(path, tmp_path, "larger than the archive: refused")
 
 
 def test_damage_anywhere(bundle, tmp_path):
