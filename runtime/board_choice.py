@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..ortops.errors import InputError
-from .board import OLDEST_GLIBC, Board, load_board, newer, parse_board
+from .board import OLDEST_GLIBC, OLDEST_ORT, Board, load_board, newer, parse_board
 from .board_schema import KEYS, OPTIONS_TABLE, TABLES
 from .board_system import System
 
@@ -119,8 +119,9 @@ def _misfits(system: System, board: Board) -> list[str]:
 def adapted(board: Board, system: System, name: str) -> Board:
     """Return a configuration made of a shipped one, with what was detected.
 
-    Detected are: Python (not where the vendor has its ONNX Runtime for one only), glibc, threads,
-    CUDA's toolkit and compute capability, and providers of the installed ONNX Runtime.
+    Taken over are: Python and the installed ONNX Runtime's version (not where a vendor has that for
+    one Python only), glibc, cores as threads where the board names threads, CUDA's toolkit and
+    compute capability. Providers that the installed ONNX Runtime lacks are left out.
 
     Parameters
     ----------
@@ -135,7 +136,17 @@ def adapted(board: Board, system: System, name: str) -> Board:
     InputError
         No configuration can run on this system, or the name is none.
     """
-    changes: dict[str, Any] = {"name": name, "threads": system.cores or board.threads}
+    if system.jetpack and int(system.jetpack.partition(".")[0]) < 6:
+        raise InputError(
+            f"JetPack {system.jetpack}: expected JetPack 6 or newer, with Python 3.10: no "
+            "configuration can run here; install a newer JetPack"
+        )
+    changes: dict[str, Any] = {"name": name}
+    if board.threads is not None and system.cores:
+        changes["threads"] = system.cores
+    installed = re.fullmatch(rf"{board.ort_package} ([0-9]+\.[0-9]+\.[0-9]+)", system.onnxruntime)
+    if installed and not board.ort_index and not newer(OLDEST_ORT, installed[1]):
+        changes["ort_version"] = installed[1]
     changes["description"] = _text(system.model or system.cpu) or board.description
     changes["system"] = _text(system.os) or board.system
     if system.glibc:

@@ -227,9 +227,35 @@ def ort_version() -> tuple[int, ...]:
     return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
 
-def board_providers(board: Board) -> list[Provider]:
-    """Return a board's execution providers as `NoisySession` takes them."""
-    return [(name, board.provider_options.get(name, {})) for name in board.providers]
+def board_providers(board: Board, provider: str | None = None) -> list[Provider]:
+    """Return execution providers with a board's options, as `NoisySession` takes them.
+
+    Parameters
+    ----------
+    board : Board
+    provider : str, optional
+        One to be used instead of the board's; ONNX Runtime's name, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        The installed ONNX Runtime lacks one of the board's.
+    """
+    import onnxruntime
+
+    if provider is not None:
+        names: Sequence[str] = [_SHORT_PROVIDERS.get(provider.lower(), provider)]
+    else:
+        names = board.providers
+        available = onnxruntime.get_available_providers()
+        missing = [name for name in names if name not in available]
+        if missing:
+            raise InputError(
+                f"board {board.name}: expected an ONNX Runtime with {missing[0]} "
+                f"({board.ort_package} {board.ort_version}), got one with {', '.join(available)}: "
+                "install it, or choose --provider cpu (verify: --board x86-server or arm-generic)"
+            )
+    return [(name, board.provider_options.get(name, {})) for name in names]
 
 
 def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Provider]:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 HELP = "detect the board, propose, write, list and check configurations"
 DESCRIPTION = """\
 Print what this system is and which board configuration fits it best, and why. With -o a
-configuration of its own is written: the proposed one with this system's versions, cores and
-providers. --list names the configurations that come with NoisyStore, --show checks one, or a file
-of yours, and prints it."""
+configuration of its own is written: the proposed one with this system's versions of Python, glibc,
+CUDA and ONNX Runtime, and without execution providers that are missing here. --list names the
+configurations that come with NoisyStore, --show checks one, or a file of yours, and prints it."""
 EXAMPLE = "noisystore board -o my-board.toml"
 
 

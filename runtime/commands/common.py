@@ -157,7 +157,7 @@ def use_board(args: argparse.Namespace, batch_size: int = 100) -> Board | None:
         board = load_board(args.board)
         args.threads = args.threads or board.threads
         args.batch_size = args.batch_size or board.batch_size
-        args.provider = args.provider or board_providers(board)
+        args.provider = board_providers(board, args.provider)
         if board.architecture != platform.machine():
             progress(
                 f"note: {board.name} is {board.architecture}, this machine {platform.machine()}: "

@@ -128,9 +128,31 @@ def test_a_configuration_of_each_system(name):
     assert made.name == "mine"
     assert made.description == (system.model or system.cpu)
     assert (made.system, made.glibc, made.python) == (system.os, system.glibc, system.python)
-    assert made.threads == system.cores
+    assert made.threads == (system.cores if board.threads else None)
     for same in ("requirements", "providers", "provider_options", "ort_index", "hints", "cuda"):
         assert getattr(made, same) == getattr(board, same), same
+
+
+def test_the_installed_runtime_is_written():
+    board, system = load_board("x86-server"), SYSTEMS["x86-server"]
+    for installed, expected in (
+        ("onnxruntime 1.20.1", "1.20.1"),
+        ("onnxruntime 1.16.3", board.ort_version),  # too old
+        ("onnxruntime 1.33.0.dev2", board.ort_version),
+        ("onnxruntime-openvino 1.24.1", board.ort_version),
+        ("", board.ort_version),
+    ):
+        seen = replace(system, onnxruntime=installed, providers=("CPUExecutionProvider",))
+        assert adapted(board, seen, "mine").ort_version == expected
+    thor = replace(SYSTEMS["jetson-thor"], onnxruntime="onnxruntime-gpu 1.23.0")
+    thor = replace(thor, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+    assert adapted(load_board("jetson-thor"), thor, "mine").ort_version == "1.24.0"
+
+
+def test_a_system_that_is_too_old_gets_no_configuration():
+    old = replace(SYSTEMS["jetson-orin"], jetpack="5.1.2", l4t="35.4.1", python="3.8")
+    with pytest.raises(InputError, match=r"JetPack 5\.1\.2: expected JetPack 6 or newer"):
+        adapted(load_board("jetson-orin"), old, "mine")
 
 
 def test_what_is_detected_is_written():
@@ -244,7 +266,8 @@ def test_write_and_show(tmp_path, capsys):
     assert build_parser().parse_args(shlex.split(following)).board == str(path)
     board = load_board(path)
     assert board.name == "my-board"
-    assert board.threads == detect().cores
+    shipped = load_board(closest_board(detect())[0])
+    assert board.threads == (detect().cores if shipped.threads else None)
     assert main(["board", "--show", str(path)]) == 0
     assert capsys.readouterr().out == path.read_text()
 

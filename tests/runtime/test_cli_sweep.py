@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `sweep`: from a model to results and plots, bad input, interruptions, full disks."""
 
+import argparse
 import platform
 import signal
 import sqlite3
@@ -9,10 +10,12 @@ import sys
 import time
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from noisystore.runtime import Results
 from noisystore.runtime.cli import main
+from noisystore.runtime.commands.common import use_board
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -64,6 +67,34 @@ def test_a_board_gives_what_no_option_says(model, tmp_path, ok, capsys):
     assert main([*map(str, options), "--provider", "cpu"]) == 0
     error = capsys.readouterr().err
     assert f"note: raspberry-pi-5 is {other}, this machine {platform.machine()}" in error
+
+
+def board_with_options(tmp_path):
+    from noisystore.runtime.board import board_text
+
+    table = '[onnxruntime.options.CPUExecutionProvider]\narena_extend_strategy = "kSame"\n\n[run]'
+    path = tmp_path / "options.toml"
+    path.write_text(board_text("x86-server").replace("[run]", table))
+    return str(path)
+
+
+@pytest.mark.parametrize("provider", [None, "cpu", "CPUExecutionProvider"])
+def test_a_board_s_providers_have_its_options(tmp_path, provider):
+    args = argparse.Namespace(
+        board=board_with_options(tmp_path), threads=None, batch_size=None, provider=provider
+    )
+    use_board(args)
+    assert args.provider == [("CPUExecutionProvider", {"arena_extend_strategy": "kSame"})]
+
+
+def test_a_board_whose_provider_is_not_installed(model, tmp_path, error):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("needs an ONNX Runtime without CUDA")
+    options = sweep_options(model, tmp_path / "r.sqlite", **{"--board": "cuda-server"})
+    said = error(*options)
+    assert "board cuda-server: expected an ONNX Runtime with CUDAExecutionProvider" in said
+    assert "--provider cpu" in said
+    assert main([*map(str, options), "--provider", "cpu"]) == 0
 
 
 def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
