@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ortops.errors import InputError
-from ..ortops.formats import WORD_FORMATS
+from ..ortops.formats import ELEMENT_TYPES, WORD_FORMATS
 from .dataset import Dataset, prepare
 from .evaluate import Evaluator
 from .metrics import as_logits, predict
@@ -38,6 +38,8 @@ SHOWN_IMAGES = 4
 #: Flips that an image meets on average where noisy predictions are compared, and the share of
 #: images that may end in NaN there.
 _FLIPS_AN_IMAGE, _LOST = 4.0, 0.02
+#: Share of predictions that the noise is to change, else equal ones say little.
+_CHANGED = 0.05
 _SEED = 20240717
 _TOLERANCE_IMAGES = 64
 _VERSION = 1
@@ -138,14 +140,11 @@ def make_answers(session: NoisySession, data: Dataset, batch_size: int) -> Answe
     """
     evaluator = Evaluator(session, data, batch_size)
     clean = outputs(evaluator, 0.0, 0)
-    if not np.isfinite(clean).all():
+    if clean.dtype.kind not in "fiub" or not np.isfinite(clean).all():
         raise InputError(f"model {session.path}: expected finite outputs of the clean network")
     bits = bits_of_an_image(session.sites)
     rate = float(f"{min(_FLIPS_AN_IMAGE / bits, 0.5):.0e}") if bits else 1e-5
-    noisy = outputs(evaluator, rate, _SEED)
-    while np.isnan(noisy).any(axis=-1).mean() > _LOST and rate > 1e-15:
-        rate = float(f"{rate / 10:.0e}")
-        noisy = outputs(evaluator, rate, _SEED)
+    rate, noisy = _telling_rate(evaluator, clean, rate)
     network = ShownNetwork(session)
     runs = shown_runs(network, session, data)
     wrong = [flips for run in runs for flips in run if flips.difference]
@@ -172,6 +171,24 @@ def make_answers(session: NoisySession, data: Dataset, batch_size: int) -> Answe
         predictions=steady_predictions(noisy),
         words=words,
     )
+
+
+def _telling_rate(evaluator: Evaluator, clean: Array, rate: float) -> tuple[float, Array]:
+    """Return a rate at which predictions change here, but hardly an image ends in NaN."""
+    expected = steady_predictions(clean)
+    noisy = outputs(evaluator, rate, _SEED)
+    while np.isnan(noisy).any(axis=-1).mean() > _LOST and rate > 1e-15:
+        rate = float(f"{rate / 10:.0e}")
+        noisy = outputs(evaluator, rate, _SEED)
+    while expected is not None and rate * 10 <= 0.1:
+        if np.mean(steady_predictions(noisy) != expected) >= _CHANGED:
+            break
+        more = float(f"{rate * 10:.0e}")
+        found = outputs(evaluator, more, _SEED)
+        if np.isnan(found).any(axis=-1).mean() > _LOST:
+            break
+        rate, noisy = more, found
+    return rate, noisy
 
 
 def shown_runs(
@@ -293,9 +310,32 @@ def read_answers(folder: Path) -> Answers:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise InputError(f"answers {path}: damaged: make the bundle again") from None
-    if not math.isfinite(answers.tolerance) or len(answers.logits) != answers.images:
+    if not _is_sound(answers):
         raise InputError(f"answers {path}: damaged: make the bundle again")
     return answers
+
+
+def _is_sound(answers: Answers) -> bool:
+    """Return whether types, shapes and ranges are those that `make_answers` gives."""
+    predictions, logits = answers.predictions, answers.logits
+    shares = (answers.clean_accuracy, answers.noisy_accuracy)
+    words = [array for sites in answers.words for array in sites.values()]
+    return (
+        math.isfinite(answers.tolerance)
+        and answers.tolerance >= 0
+        and 0 <= answers.bit_error_rate <= 1
+        and answers.batch_size > 0
+        and all(share is None or 0 <= share <= 1 for share in shares)
+        and logits.dtype.kind in "fiub"
+        and logits.shape[:1] == (answers.images,)
+        and (predictions is None) == (as_logits(logits) is None)
+        and (
+            predictions is None
+            or (predictions.dtype == np.int32 and predictions.shape == (answers.images,))
+        )
+        and set(answers.element_types.values()) <= set(ELEMENT_TYPES)
+        and all(array.dtype.kind == "u" for array in words)
+    )
 
 
 def _number(value: Any) -> float | None:

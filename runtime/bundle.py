@@ -23,6 +23,7 @@ from .dataset_raw import write_raw
 from .model_file import check_model_path, weight_file
 from .onnx_file import external_files, imported_domains
 from .session import NoisySession
+from .sites import printable
 
 #: Images of a bundle, where there are so many.
 IMAGES = 256
@@ -102,6 +103,18 @@ def make_bundle(
     target = load_board(board)
     folders = [_folder(folder) for folder in wheels]
     _check_domains(path)
+    weights = external_files(path)
+    for name in weights:
+        if name == "model.onnx":
+            raise InputError(
+                f"model {path}: its weight file has the name model.onnx, which the model has in a "
+                "bundle: save the model again with another name of that file"
+            )
+    inputs = [weight_file(path, name) for name in weights]
+    inputs += [Path(part) for part in (str(board), data.partition(":")[2]) if part]
+    for given in (path, *inputs):
+        if Path(output).resolve() == given.resolve():
+            raise InputError(f"output {output}: expected another file than {given}, which is read")
     # One thread: more of them may sum in another order from one run to the next.
     session = NoisySession(path, threads=1)
     slice_ = _slice(session, data, images)
@@ -116,7 +129,7 @@ def make_bundle(
         others, missing = bundle_wheels.runtime_wheels(target, folders, work / "wheels")
         files: dict[str, bundle_file.Content] = {
             "model/model.onnx": path,
-            **{f"model/{name}": weight_file(path, name) for name in external_files(path)},
+            **{f"model/{name}": weight_file(path, name) for name in weights},
             **{f"wheels/{wheel.name}": wheel for wheel in [own, *others]},
             **{f"answers/{name}": content for name, content in answers.files().items()},
             **{
@@ -165,7 +178,7 @@ def _slice(session: NoisySession, data: str, images: int | None) -> Any:
     dataset = load(data, size=session.image_size)
     chosen = dataset.head(min(IMAGES, len(dataset)) if images is None else images)
     # A data set of its own, whose checksum is that of what it holds.
-    return type(chosen)(chosen.name, chosen.images, chosen.labels, chosen.classes)
+    return type(chosen)(printable(chosen.name), chosen.images, chosen.labels, chosen.classes)
 
 
 def _programs() -> dict[str, bundle_file.Content]:
@@ -210,8 +223,9 @@ def _readme(board: Board, session: NoisySession, images: int, missing: str) -> s
     formats = [WORD_FORMATS.get(site.word_format or "") for site in session.sites]
     integers = all(word is not None and word.is_integer for word in formats)
     rates = "1e-5:1e-1:4/decade" if integers else "1e-8:1e-3:4/decade"
+    name = printable(session.path.name)
     lines = [
-        f"NoisyStore bundle of {session.path.name} for {board.name}: {board.description}",
+        f"NoisyStore bundle of {name} for {board.name}: {board.description}",
         f"Made for {board.system}, {board.architecture}, Python {board.python}.",
         "",
         "    bash install.sh            makes the environment noisystore-env, runs the check",

@@ -188,6 +188,13 @@ def _members(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfi
         if info.filename in members:
             raise InputError(f"{where}: {info.filename!r}: two files of one name")
         members[info.filename] = info
+    folders = {
+        "/".join(parts[:i])
+        for parts in (n.split("/") for n in members)
+        for i in range(1, len(parts))
+    }
+    if folders & members.keys():
+        raise InputError(f"{where}: {min(folders & members.keys())!r}: both a file and a folder")
     if sum(info.file_size for info in infos) > size:
         raise InputError(f"{where}: its files would be larger than the archive: refused")
     return members
@@ -195,7 +202,12 @@ def _members(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfi
 
 def _check_name(name: str, where: str) -> None:
     parts = name.split("/")
-    good = len(name) <= 400 and name.isprintable() and "\\" not in name and ":" not in parts[0]
+    good = (
+        all(len(part.encode()) <= 200 for part in parts)
+        and name.isprintable()
+        and "\\" not in name
+        and ":" not in parts[0]
+    )
     if not good or not all(parts) or not {".", ".."}.isdisjoint(parts):
         raise InputError(f"{where}: {name[:80]!r}: not a name of a file inside: refused")
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import io
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -118,7 +119,9 @@ def own_wheel(board: Board, folders: Sequence[Path], work: Path) -> Path:
     """
     version = importlib.metadata.version("noisystore")
     for folder in folders:
-        for path in sorted(folder.glob(f"noisystore-{version}-*_{board.architecture}.whl")):
+        for path in sorted(
+            folder.glob(f"noisystore-{version}-py3-none-*_{board.architecture}.whl")
+        ):
             # A library without GPU code would run on the processor, and nobody would be told.
             wants_cuda = board.cuda_architectures and board.operator == "wheel"
             if not wants_cuda or _GPU_CODE in library_of(path):
@@ -138,9 +141,23 @@ def own_wheel(board: Board, folders: Sequence[Path], work: Path) -> Path:
         del files[_LIBRARY]
     elif _needs_other_code(board):
         files[_LIBRARY] = _compiled(board, files[_LIBRARY].parent, folders, work)
+    if _LIBRARY in files:
+        _check_glibc(files[_LIBRARY], board)
     name = f"noisystore-{version}-py3-none-linux_{board.architecture}.whl"
     (work / name).write_bytes(_packed(files, f"py3-none-linux_{board.architecture}", version))
     return work / name
+
+
+def _check_glibc(library: Path, board: Board) -> None:
+    """Check that a library needs no newer C library than the board has."""
+    # Names of needed versions lie in the file as text.
+    needed = max(map(int, re.findall(rb"\0GLIBC_2\.([0-9]+)", library.read_bytes())), default=0)
+    if needed > int(board.glibc.partition(".")[2]):
+        raise InputError(
+            f"operator library for {board.name}: expected one for glibc {board.glibc}, got one "
+            f"that needs 2.{needed}: make the bundle on an older system, or give its wheel: "
+            "--wheels FOLDER"
+        )
 
 
 def _needs_other_code(board: Board) -> bool:
@@ -234,13 +251,17 @@ def library_of(wheel: Path) -> bytes:
     InputError
         It is damaged, or holds none.
     """
+    with _opened(wheel) as archive:
+        if _LIBRARY not in archive.namelist():
+            raise InputError(f"wheel {wheel}: expected a wheel of NoisyStore, with its library")
+        return archive.read(_LIBRARY)
+
+
+def _opened(wheel: Path) -> zipfile.ZipFile:
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            return archive.read(_LIBRARY)
-    except (OSError, KeyError, zipfile.BadZipFile):
-        raise InputError(
-            f"wheel {wheel}: expected a wheel of NoisyStore, with its library"
-        ) from None
+        return zipfile.ZipFile(wheel)
+    except (OSError, zipfile.BadZipFile):
+        raise InputError(f"wheel {wheel}: expected a wheel, got a damaged file") from None
 
 
 def licences(wheels: Sequence[Path]) -> str:
@@ -252,7 +273,7 @@ def licences(wheels: Sequence[Path]) -> str:
         "",
     ]
     for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
+        with _opened(wheel) as archive:
             names = archive.namelist()
             paths = [n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1]
             text = (

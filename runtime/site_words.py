@@ -31,13 +31,15 @@ _EVERY_OTHER_BIT = 0x5555555555555555
 
 @dataclass(frozen=True)
 class Noise:
-    """Rates, seed and noisy bits that all sites have.
+    """Rates, seed and noisy bits; each site has others, so that a mix-up of sites shows.
 
     Attributes
     ----------
     p01, p10 : float
+        Of every eighth site; others have less, in steps of a sixteenth.
     seed : int
     bit_mask : int
+        Of sites with an even number; others have the other bits, unless it is every bit.
     """
 
     p01: float
@@ -49,23 +51,35 @@ class Noise:
         mask = "" if self.bit_mask == ALL_BITS else f", mask {self.bit_mask:#x}"
         return f"{self.p01:g}/{self.p10:g}{mask}"
 
+    def rates(self, site: int) -> tuple[float, float]:
+        """Return (p01, p10) of a site."""
+        share = 1 - site % 8 / 16
+        return self.p01 * share, self.p10 * share
+
+    def mask(self, site: int) -> int:
+        """Return the noisy bits of a site."""
+        odd = self.bit_mask ^ ALL_BITS if self.bit_mask != ALL_BITS else ALL_BITS
+        return odd if site % 2 else self.bit_mask
+
     def feed(self, session: NoisySession) -> dict[str, Array]:
         """Return noise inputs 1 to 3."""
-        return session.noise_feed((self.p01, self.p10), self.bit_mask, self.seed)
+        sites = range(len(session.sites))
+        rates, masks = [self.rates(i) for i in sites], [self.mask(i) for i in sites]
+        return session.noise_feed(np.array(rates), masks, self.seed)
 
 
 #: In the network: flips that depend on no data, sparse and dense, and others.
 NETWORK_NOISE = (
     Noise(1e-3, 1e-3, 1),
-    Noise(0.05, 0.05, -2, _EVERY_OTHER_BIT),
-    Noise(2e-3, 5e-4, 3),
+    Noise(0.05, 0.05, -(1 << 40) - 2, _EVERY_OTHER_BIT),
+    Noise(2e-3, 5e-4, (1 << 33) + 3),
 )
 #: On known words.
 WORD_NOISE = (
     Noise(1e-3, 1e-3, 1),
     Noise(2e-3, 0.01, 2, _EVERY_OTHER_BIT),
     Noise(0.1, 0.1, -3, _EVERY_OTHER_BIT),
-    Noise(0.3, 0.04, 4),
+    Noise(0.3, 0.04, (1 << 62) + 4),
 )
 
 
@@ -168,8 +182,8 @@ def _looked_at(
     if noise.p01 != noise.p10:
         expected = ortops.apply(
             stored,
-            (noise.p01, noise.p10),
-            bit_mask=noise.bit_mask,
+            noise.rates(site.site),
+            bit_mask=noise.mask(site.site),
             seed=noise.seed,
             site=site.site,
             sample_index=index,
@@ -205,8 +219,8 @@ def flip_words(
     kind = {8: "uint8", 16: "float16", 32: "float32", 64: "float64"}[word.word_bits]
     flips = ortops.apply(
         np.zeros(shape, dtype=kind),
-        noise.p01,
-        bit_mask=noise.bit_mask & ((1 << word.noisy_bits) - 1),
+        noise.rates(site.site)[0],
+        bit_mask=noise.mask(site.site) & ((1 << word.noisy_bits) - 1),
         seed=noise.seed,
         site=site.site,
         sample_index=index,

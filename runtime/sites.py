@@ -281,6 +281,11 @@ def read_normalization(metadata: Mapping[str, str], path: Path) -> dict[str, lis
     return {"mean": mean, "std": std}
 
 
+def printable(text: str) -> str:
+    """Return a text of a file with question marks for what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an exception as one line of at most 300 characters."""
     text = " ".join(str(error).split())

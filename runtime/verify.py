@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,10 +32,13 @@ from .site_words import (
     first_difference,
     read_known_words,
 )
+from .sites import printable
 
 #: Share of noisy predictions that has to be equal, since a rounding that differs may tip an image;
 #: and the share of images that may be left out of this, since they end in NaN on one machine.
 AGREEMENT, LEFT_OUT = 0.995, 0.1
+#: With fewer images not one may differ.
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Verdict:
     noisy_accuracy, expected_noisy_accuracy : float or None
         At `bit_error_rate`.
     agreement : float or None
-        Share of equal noisy predictions; at least 0.995, or all but one, is expected.
+        Share of equal noisy predictions; at least 0.995, or all but one, is expected, of clean
+        ones as well.
     left_out : int
         Images that do not count in it: on one of the machines they end in NaN, which processors
         treat differently. More than a tenth is a failure.
@@ -152,6 +157,8 @@ def verify(
         No bundle, a damaged or hostile one, or the model does not run here.
     """
     path = Path(bundle)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise InputError(f"bundle {path}: expected a file or a folder, got a device or a pipe")
     if path.is_dir():
         progress(f"checking the files of {path} ...")
         bundle_file.check_folder(path)
@@ -166,6 +173,8 @@ def _verify(
     folder: Path, board: str | os.PathLike[str] | None, progress: Callable[[str], None]
 ) -> Verdict:
     target = load_board(folder / "board.toml" if board is None else board)
+    if target.architecture != platform.machine():
+        progress(f"note: {target.name} is {target.architecture}, this machine {platform.machine()}")
     answers = read_answers(folder / "answers")
     data = load(f"raw:{folder / 'data'}")
     if len(data) != answers.images:
@@ -184,13 +193,17 @@ def _verify(
     noisy = outputs(evaluator, answers.bit_error_rate, answers.seed)
     progress(f"bits of {len(session.sites)} sites ...")
     sites = _sites(session, data, answers)
-    agreement, left_out = _agreement(noisy, answers)
+    agreement, left_out = _agreement(steady_predictions(noisy), answers.predictions)
+    clean_agreement, _ = _agreement(steady_predictions(clean), steady_predictions(answers.logits))
     difference = close(clean, answers.logits) if clean.shape == answers.logits.shape else math.inf
     bits_equal = all(site.equal for site in sites)
     return Verdict(
         equal=bits_equal
         and difference <= answers.tolerance
-        and (agreement is None or _is_enough(agreement, left_out, len(data))),
+        and all(
+            share is None or _is_enough(share, lost, len(data))
+            for share, lost in ((agreement, left_out), (clean_agreement, 0))
+        ),
         bits_equal=bits_equal,
         sites=sites,
         logits_difference=difference,
@@ -212,11 +225,15 @@ def _verify(
     )
 
 
-def _agreement(noisy: Any, answers: Answers) -> tuple[float | None, int]:
-    """Return the share of equal noisy predictions, and how many images are left out of it."""
-    found, expected = steady_predictions(noisy), answers.predictions
-    if found is None or expected is None or expected.shape != found.shape:
+def _agreement(found: Any, expected: Any) -> tuple[float | None, int]:
+    """Return the share of equal predictions, and how many images are left out of it.
+
+    None where neither machine has any.
+    """
+    if found is None and expected is None:
         return None, 0
+    if found is None or expected is None or expected.shape != found.shape:
+        return 0.0, 0
     counted = (found >= 0) & (expected >= 0)
     if not counted.any():
         return 0.0, len(found)
@@ -226,7 +243,10 @@ def _agreement(noisy: Any, answers: Answers) -> tuple[float | None, int]:
 def _is_enough(agreement: float, left_out: int, images: int) -> bool:
     counted = images - left_out
     different = round((1 - agreement) * counted)
-    return different <= max(1, (1 - AGREEMENT) * counted) and left_out <= max(1, LEFT_OUT * images)
+    one = 1 if images >= _FEW else 0
+    return different <= max(one, (1 - AGREEMENT) * counted) and left_out <= max(
+        one, LEFT_OUT * images
+    )
 
 
 def _sites(session: NoisySession, data: Dataset, answers: Answers) -> list[SiteVerdict]:
@@ -249,7 +269,11 @@ def _sites(session: NoisySession, data: Dataset, answers: Answers) -> list[SiteV
     ):
         for site, values in read.items():
             want = wanted.get(site)
-            if want is None or want.shape != values.shape:
+            if (
+                want is None
+                or want.shape != values.shape
+                or want.dtype.itemsize != values.dtype.itemsize
+            ):
                 raise InputError("answers: known words of other sites: make the bundle again")
             words[site] += values.size
             said = first_difference(None, want.view(values.dtype), values, session.sites[site])
@@ -258,8 +282,8 @@ def _sites(session: NoisySession, data: Dataset, answers: Answers) -> list[SiteV
     return [
         SiteVerdict(
             site.site,
-            site.name,
-            site.kind,
+            printable(site.name),
+            printable(site.kind),
             site.word_format or "native",
             flips[site.site],
             words[site.site],

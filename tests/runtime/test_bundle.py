@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
+from dataclasses import replace
 
 import pytest
 from bundles import NEEDED, host_board
@@ -114,3 +115,30 @@ def test_bad_input_writes_nothing(work, tmp_path, capsys, arguments, said):
     assert main(command) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_is_not_overwritten(work, error, tmp_path):
+    board, data = tmp_path / "b.toml", tmp_path / "d.npz"
+    board.write_bytes((work / "host.toml").read_bytes())
+    data.write_bytes((work / "d.npz").read_bytes())
+    command = ["bundle", work / "m.onnx", "--board", board, "--data", f"npz:{data}", "-o"]
+    for path in (board, data):
+        before = path.read_bytes()
+        assert "which is read" in error(*command, path)
+        assert path.read_bytes() == before
+
+
+def test_a_library_for_newer_systems_is_refused(tmp_path):
+    board = replace(load_board(host_board(tmp_path / "b.toml")), glibc="2.2")
+    with pytest.raises(InputError, match=r"expected one for glibc 2\.2, got one that needs 2\."):
+        bundle_wheels.own_wheel(board, [], tmp_path)
+
+
+def test_a_wheel_that_is_none(tmp_path):
+    version = importlib.metadata.version("noisystore")
+    wheel = tmp_path / f"noisystore-{version}-py3-none-any.whl"
+    wheel.write_bytes(b"junk")
+    with pytest.raises(InputError, match="expected a wheel, got a damaged file"):
+        bundle_wheels.licences([wheel])
+    with pytest.raises(InputError, match="expected a wheel, got a damaged file"):
+        bundle_wheels.library_of(wheel)

@@ -110,6 +110,7 @@ def compressed(members):
         (compressed, "expected a stored file, got a compressed one"),
         (lambda m: [*m, (zipfile.ZipInfo("more"), b"1")], "files and manifest differ.*more"),
         (lambda m: m[:-1], "files and manifest differ"),
+        (lambda m: [*m, (zipfile.ZipInfo("install.sh/x"), b"1")], "both a file and a folder"),
         (lambda m: m[1:], "expected manifest.json in it"),
         (lambda m: [*m, m[-1]], "two files of one name"),
         (lambda m: [(i, d.replace(b"\0", b"\1")) for i, d in m], "not the file that the manifest"),

@@ -21,9 +21,10 @@ def folder(bundle_folder):
     return bundle_folder
 
 
-def install(folder, *arguments, **environment):
+def install(folder, *arguments, cwd=None, **environment):
     return subprocess.run(
         ["bash", folder / "install.sh", *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -113,7 +114,68 @@ def test_an_installation_that_fails_leaves_nothing(folder):
     (wheel,) = [name for name in manifest["files"] if name.startswith("wheels/noisystore-")]
     (folder / wheel).write_bytes(b"no wheel")
     seal(folder)
-    refused(install(folder), "the wheels do not install; nothing was left", folder)
+    refused(install(folder), "the wheels do not install; nothing was changed", folder)
+
+
+def test_a_working_environment_survives_a_run_that_fails(folder):
+    assert install(folder).returncode == 0
+    (wheel,) = folder.glob("wheels/noisystore-*.whl")
+    wheel.write_bytes(b"no wheel")
+    seal(folder)
+    done = install(folder)
+    assert done.returncode == 2
+    assert "nothing was changed" in done.stderr
+    program = folder / "noisystore-env/bin/noisystore"
+    assert subprocess.run([program, "--version"], check=False).returncode == 0
+    assert not (folder / "noisystore-env.old").exists()
+
+
+def test_nothing_of_the_caller_s_gets_in(folder, tmp_path):
+    """Modules in the caller's folder, pip's settings, and folders that only look like ours."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("json", "hashlib", "venv", "pip", "noisystore"):
+        (here / f"{name}.py").write_text("raise SystemExit('imported from the caller')")
+    settings = {"PIP_TARGET": str(tmp_path / "elsewhere"), "PIP_REQUIRE_HASHES": "1"}
+    done = install(folder, cwd=here, CDPATH=str(tmp_path), **settings)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "elsewhere").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / ".noisystore").touch()
+    (mine / "thesis.tex").touch()
+    assert install(folder, mine).returncode == 2
+    assert (mine / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("name", ["$(touch PWNED)", "`touch PWNED`", 'a"b', "a;b", "a:b", "a\nb"])
+def test_paths_that_scripts_would_run_are_refused(folder, tmp_path, name):
+    done = install(folder, tmp_path / name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "install.sh: expected paths without" in done.stderr
+    assert not (tmp_path / "PWNED").exists()
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("option", ["--help", "-x"])
+def test_options_are_no_folders(folder, tmp_path, option):
+    done = install(folder, option, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"expected a folder, got the option {option}" in done.stderr
+
+
+def test_names_in_a_manifest_stay_inside(folder):
+    path = folder / "manifest.json"
+    whole = path.read_text()
+    for name in ("../../dev/zero", "/etc/passwd", "a\\u001b[31mb", "a//b"):
+        path.write_text(whole.replace('"LICENSE"', f'"{name}"'))
+        done = install(folder)
+        refused(done, "manifest.json: no unpacked bundle (damaged)", folder)
+        assert len(done.stderr.splitlines()) == 1
+    os.unlink(folder / "LICENSE")
+    os.mkfifo(folder / "LICENSE")
+    path.write_text(whole)
+    refused(install(folder), "LICENSE: no file", folder)
 
 
 @pytest.mark.long

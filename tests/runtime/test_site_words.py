@@ -77,8 +77,8 @@ def test_stores_alone_have_the_bits_of_the_oracle(session):
             record = session.sites[site]
             want = reference.apply(
                 site_words.known_words(record, "float32"),
-                (noise.p01, noise.p10),
-                bit_mask=noise.bit_mask,
+                noise.rates(site),
+                bit_mask=noise.mask(site),
                 seed=noise.seed,
                 site=site,
                 sample_index=WORD_SAMPLES,

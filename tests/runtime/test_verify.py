@@ -2,6 +2,7 @@
 """What a machine gives is held against a bundle's answers: equal, different, damaged."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from bundles import seal
 from conftest import build_model
 
+from noisystore.runtime import NoisySession
 from noisystore.runtime.cli import main
 from noisystore.runtime.verify import verify
 
@@ -185,3 +187,88 @@ def test_damage_that_the_manifest_knows(folder, name, data, said, capsys):
     *_, error = capsys.readouterr().err.splitlines()
     assert re.search(said, error)
     assert error.startswith("noisystore: error: ")
+
+
+@pytest.mark.parametrize("fault", ["no noise", "another seed", "the first site's rates"])
+def test_a_session_with_other_noise_is_found(folder, monkeypatch, fault):
+    """The session that sweeps use, by itself: the words of other graphs stay as they are."""
+    run = NoisySession.run_feed
+
+    def faulty(self, feeds, index, rows):
+        feeds = dict(feeds)
+        if fault == "no noise":
+            feeds["noise.bit_error_rate"] = feeds["noise.bit_error_rate"] * 0
+        else:
+            feeds["noise.seed"] = feeds["noise.seed"] + 1
+        return run(self, feeds, index, rows)
+
+    def first_row(self, rates, masks, seed):
+        feeds = feed(self, rates, masks, seed)
+        table = feeds["noise.bit_error_rate"]
+        feeds["noise.bit_error_rate"] = np.repeat(table[:1], len(table), axis=0)
+        return feeds
+
+    if fault == "the first site's rates":
+        feed = NoisySession.noise_feed
+        monkeypatch.setattr(NoisySession, "noise_feed", first_row)
+    else:
+        monkeypatch.setattr(NoisySession, "run_feed", faulty)
+    verdict = verify(folder)
+    assert not verdict.equal
+    assert verdict.bits_equal == (fault != "the first site's rates")
+
+
+def test_clean_predictions_count(folder):
+    """Within the tolerance of a coarse format predictions may change, and that is a failure."""
+
+    def swapped(logits):
+        first, second = np.argsort(logits, axis=1)[:, -1], np.argsort(logits, axis=1)[:, -2]
+        rows = np.arange(len(logits))
+        logits[rows, second] = logits[rows, first] + 1e-3
+        return logits
+
+    changed_array(folder, "logits", swapped)
+    changed_answers(folder, lambda record: record.update(tolerance=1e3))
+    seal(folder)
+    verdict = verify(folder)
+    assert verdict.bits_equal
+    assert verdict.logits_difference < verdict.tolerance
+    assert not verdict.equal
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("predictions", lambda a: a[:5]),
+        ("predictions", lambda a: a.astype(np.float32)),
+        ("logits", lambda a: a.astype("U9")),
+        ("logits", lambda a: a[0, 0]),
+        ("words.0.0", lambda a: a.astype(np.uint16)),
+        ("words.0.0", lambda a: a.astype(np.float32)),
+    ],
+)
+def test_arrays_of_other_kinds(folder, error, name, change):
+    changed_array(folder, name, change)
+    seal(folder)
+    assert re.search("answers.*make the bundle again", error("verify", folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clean_accuracy": float("nan")},
+        {"tolerance": -1.0},
+        {"element_types": {"0": "nope", "1": "float32", "2": "float32"}},
+        {"batch_size": 0},
+    ],
+)
+def test_numbers_of_other_kinds(folder, error, changes):
+    changed_answers(folder, lambda record: record.update(changes))
+    seal(folder)
+    assert re.search("answers.*make the bundle again", error("verify", folder, "--json"))
+
+
+def test_pipes_and_devices(error, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "expected a file or a folder" in error("verify", tmp_path / "pipe")
+    assert "expected a file or a folder" in error("verify", "/dev/zero")
