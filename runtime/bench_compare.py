@@ -172,6 +172,7 @@ def _model_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
             )
             for graph in _keys(tables)
         ]
+    rows += _ratio_rows(reports)
     rows += [
         _row(f"start-up: {name}", "s", [report["start_up"].get(key) for report in reports], differs)
         for name, key in (
@@ -185,6 +186,23 @@ def _model_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
         mebibytes = [None if size is None else size / 2**20 for size in sizes]
         rows.append(_row(name, "MiB", mebibytes, by_batch))
     return [*rows, *_energy_rows(reports, by_batch)]
+
+
+def _ratio_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
+    """Ratios within a report, each machine with its own threads and batch size."""
+    tables = [{f"rate {r['rate']:g}": r for r in report["model"]["rows"]} for report in reports]
+    rows = [
+        _row(f"{rate}, {name}", "ratio", _values(tables, rate, key), [])
+        for rate in _keys(tables)
+        for key, name in (("ratio", "x all rates 0"), ("ratio_clean", "x without sites"))
+    ]
+    harness = [report["model"]["harness"]["ratio"] for report in reports]
+    prepare = [report["model"]["prepare_ms"] for report in reports]
+    return [
+        *rows,
+        _row("harness: sweep / its runs", "ratio", harness, []),
+        _row("noise of weights and biases", "ms a trial", prepare, []),
+    ]
 
 
 def _energy_rows(reports: Sequence[_Report], differs: Sequence[str]) -> list[dict[str, Any]]:

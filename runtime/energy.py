@@ -25,6 +25,10 @@ _WHOLE_BOARD = ("VIN", "VDD_IN", "POM_5V_IN")
 _INNER_RAILS = ("VDDQ_VDD2_1V8AO",)
 
 
+#: More than a machine takes; and the time that a counter may lag behind.
+_MOST_WATTS, _LEAST_SECONDS = 20e3, 1.0
+
+
 @dataclass(frozen=True)
 class Meter:
     """One thing whose energy can be told.
@@ -50,10 +54,19 @@ class Meter:
     wraps_at: float = math.inf
 
     def joules(self, before: float, after: float, seconds: float) -> float:
-        """Return the energy between two readings."""
+        """Return the energy between two readings.
+
+        Raises
+        ------
+        ValueError
+            A counter jumped: back, though it does not wrap, or by more than any machine takes.
+        """
         if not self.counter:
             return (before + after) / 2 * seconds
-        return after - before if after >= before else after - before + self.wraps_at
+        spent = after - before if after >= before else after - before + self.wraps_at
+        if not spent <= _MOST_WATTS * max(seconds, _LEAST_SECONDS):
+            raise ValueError(f"{self.name}: the counter jumped from {before:g} to {after:g} J")
+        return spent
 
 
 @dataclass(frozen=True)
@@ -167,13 +180,17 @@ class Energy(contextlib.AbstractContextManager["Energy"]):
         try:
             # Each meter has its own time: a slow one must not spoil the others.
             now = [(self.clock(), meter.read()) for meter in self.meters]
+            spent = [
+                meter.joules(before[1], after[1], after[0] - before[0])
+                for meter, before, after in zip(self.meters, self._last or now, now, strict=True)
+            ]
         except (OSError, ValueError) as error:
             self.failure = _reason(error)
             return
         if not self._last:
             self._start = now[0][0]
-        for meter, before, after in zip(self.meters, self._last or now, now, strict=True):
-            self.joules[meter.name] += meter.joules(before[1], after[1], after[0] - before[0])
+        for meter, joules in zip(self.meters, spent, strict=True):
+            self.joules[meter.name] += joules
         self._last = now
         self.seconds = now[0][0] - self._start
 

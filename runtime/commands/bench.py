@@ -13,6 +13,7 @@ from ...ortops.errors import InputError
 from .common import (
     add_board,
     add_custom_ops,
+    check_apart,
     check_output,
     positive,
     print_json,
@@ -88,8 +89,11 @@ def run(args: argparse.Namespace) -> int:
     if args.compare is not None:
         _compare(args)
         return 0
-    if args.clean is not None and args.model is None:
-        raise InputError("--clean: expected --model too, the annotated graph to compare with")
+    if args.model is None:
+        for option in ("clean", "provider", "threads", "batch_size", "custom_ops"):
+            if getattr(args, option):
+                name = option.replace("_", "-")
+                raise InputError(f"--{name}: expected --model too, the annotated graph to measure")
     report = _measure(args)
     from ..bench_tables import report_sections
 
@@ -125,8 +129,13 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 def _compare(args: argparse.Namespace) -> None:
     from ..bench_compare import compare, compare_sections
 
-    if args.model is not None:
-        raise InputError("--compare: measures nothing; give --model in a run of its own")
+    for option in ("model", "clean", "board", "provider", "threads", "batch_size", "quick"):
+        if getattr(args, option):
+            name = option.replace("_", "-")
+            raise InputError(f"--compare: measures nothing; give --{name} in a run of its own")
+    if args.output is not None:
+        for report in args.compare:
+            check_apart(Path(args.output), report, "output")
     result = compare(args.compare)
     _give(args, result, "NoisyStore: reports compared", compare_sections(result))
 

@@ -187,7 +187,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 def check_apart(output: Path, model: str, name: str) -> None:
-    """Check that a file to be written is not the model that is read.
+    """Check that a file to be written is not one that is read.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def check_apart(output: Path, model: str, name: str) -> None:
         It is.
     """
     if output.resolve() == Path(model).resolve():
-        raise InputError(f"{name} {output}: expected another file than the model {model}")
+        raise InputError(f"{name} {output}: expected another file than {model}, which is read")
 
 
 def check_plot(path: str | None) -> None:

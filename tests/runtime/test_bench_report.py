@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 import pytest
 
 from noisystore.runtime.bench_compare import compare
+from noisystore.runtime.bench_model import MODEL_RATES
 from noisystore.runtime.bench_report import read_report
 from noisystore.runtime.bench_tables import Section, markdown, plain, report_sections
 from noisystore.runtime.cli import main
@@ -329,3 +330,34 @@ def test_reports_that_are_damaged(error, report_path, other, change, message):
     said = error("bench", "--compare", report_path, path)
     assert said.startswith(f"noisystore: error: report {path}: ")
     assert message in said
+
+
+def test_ratios_are_compared(ok, report_path):
+    compared = ok("bench", "--compare", report_path, report_path)
+    rows = {row["measure"]: row for row in compared["rows"]}
+    ratios = [name for name in rows if name.endswith("x all rates 0")]
+    assert len(ratios) == len(MODEL_RATES)
+    assert all(rows[name]["unit"] == "ratio" for name in ratios)
+    assert "harness: sweep / its runs" in rows
+
+
+def test_a_comparison_does_not_overwrite_its_reports(error, report_path):
+    before = report_path.read_bytes()
+    said = error("bench", "--compare", report_path, report_path, "-o", report_path)
+    assert "expected another file" in said
+    assert report_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options", [["--provider", "cpu"], ["--threads", 2], ["--batch-size", 3], ["--custom-ops", "x"]]
+)
+def test_options_without_a_model(error, options):
+    assert f"{options[0]}: expected --model too" in error("bench", "--quick", *options)
+
+
+@pytest.mark.parametrize(
+    "options", [["--quick"], ["--board", "x86-server"], ["--clean", "a.onnx"], ["--threads", 2]]
+)
+def test_options_beside_compare(error, report_path, options):
+    said = error("bench", "--compare", report_path, report_path, *options)
+    assert f"give {options[0]} in a run of its own" in said
