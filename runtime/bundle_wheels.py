@@ -7,6 +7,7 @@ import base64
 import email.parser
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import platform
 import re
@@ -77,6 +78,10 @@ def runtime_wheels(board: Board, folders: Sequence[Path], work: Path) -> tuple[l
 def _download(
     board: Board, pins: Sequence[str], folders: Sequence[Path], work: Path, more: Sequence[str] = ()
 ) -> list[Path]:
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(
+            "wheels: pip is missing from this Python, and gets them: python -m ensurepip"
+        )
     tag = board.python.replace(".", "")
     newest = int(board.glibc.partition(".")[2])
     platforms = [f"manylinux_2_{minor}_{board.architecture}" for minor in range(newest, 4, -1)]

@@ -142,3 +142,11 @@ def test_a_wheel_that_is_none(tmp_path):
         bundle_wheels.licences([wheel])
     with pytest.raises(InputError, match="expected a wheel, got a damaged file"):
         bundle_wheels.library_of(wheel)
+
+
+def test_a_python_without_pip(tmp_path, monkeypatch):
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    board = load_board(host_board(tmp_path / "b.toml"))
+    with pytest.raises(InputError, match="pip is missing from this Python"):
+        bundle_wheels.runtime_wheels(board, [], tmp_path)
