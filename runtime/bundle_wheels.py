@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import os
 import platform
 import re
 import shutil
@@ -237,11 +238,13 @@ def _compiled(board: Board, sources: Path, folders: Sequence[Path], work: Path) 
             (runtime,) = (work / "cuda/nvidia").glob("cu*")
             options.append(f"-DNOISYSTORE_CUDA_RUNTIME={runtime}")
     build = work / "library"
+    # Flags of the caller's would change the bytes of a bundle.
+    settings = {key: os.environ[key] for key in os.environ if not key.endswith("FLAGS")}
     for command in (
         [cmake, "-S", str(sources), "-B", str(build), *options],
         [cmake, "--build", str(build), "--target", "noisystore", "-j", "2"],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
         if done.returncode != 0:
             reason = " ".join((done.stderr or done.stdout)[-400:].split())
             raise InputError(f"{what}: {reason}{instead}")

@@ -53,8 +53,13 @@ def test_the_same_input_gives_the_same_bytes(bundle, work):
     shutil.which("aarch64-linux-gnu-g++") is None or platform.machine() == "aarch64",
     reason="needs aarch64-linux-gnu-g++ on another architecture",
 )
-def test_a_wheel_for_arm_is_compiled(tmp_path):
+def test_a_wheel_for_arm_is_compiled(tmp_path, monkeypatch):
     wheel = bundle_wheels.own_wheel(load_board("raspberry-pi-5"), [], tmp_path)
+    before = wheel.read_bytes()
+    monkeypatch.setenv("CXXFLAGS", "-g")
+    (tmp_path / "again").mkdir()
+    again = bundle_wheels.own_wheel(load_board("raspberry-pi-5"), [], tmp_path / "again")
+    assert again.read_bytes() == before
     assert wheel.name.endswith("-py3-none-linux_aarch64.whl")
     library = bundle_wheels.library_of(wheel)
     assert library[:4] == b"\x7fELF"
