@@ -20,6 +20,7 @@ from .answers import make_answers
 from .board import Board, board_text, load_board
 from .dataset import load
 from .dataset_raw import write_raw
+from .interrupt import terminable
 from .model_file import check_model_path, weight_file
 from .onnx_file import external_files, imported_domains
 from .session import NoisySession
@@ -118,7 +119,7 @@ def make_bundle(
     # One thread: more of them may sum in another order from one run to the next.
     session = NoisySession(path, threads=1)
     slice_ = _slice(session, data, images)
-    with tempfile.TemporaryDirectory(prefix="noisystore-") as name:
+    with terminable(), tempfile.TemporaryDirectory(prefix="noisystore-") as name:
         work = Path(name)
         progress(f"running {path.name} on {len(slice_)} images for the expected answers ...")
         answers = make_answers(session, slice_, target.batch_size)

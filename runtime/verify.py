@@ -20,6 +20,7 @@ from .answers import Answers, accuracy, outputs, read_answers, shown_runs, stead
 from .board import load_board
 from .dataset import Dataset, load
 from .evaluate import Evaluator
+from .interrupt import terminable
 from .memory import PeakMemory
 from .ort_session import board_providers
 from .session import NoisySession
@@ -163,7 +164,7 @@ def verify(
         progress(f"checking the files of {path} ...")
         bundle_file.check_folder(path)
         return _verify(path, board, progress)
-    with tempfile.TemporaryDirectory(prefix="noisystore-") as name:
+    with terminable(), tempfile.TemporaryDirectory(prefix="noisystore-") as name:
         progress(f"checking and unpacking {path} ...")
         bundle_file.unpack(path, Path(name))
         return _verify(Path(name), board, progress)

@@ -4,12 +4,16 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
+import signal
+import subprocess
 from dataclasses import replace
 
 import pytest
 from bundles import NEEDED, host_board
+from conftest import PROGRAM
 
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import bundle_wheels
@@ -155,3 +159,25 @@ def test_a_python_without_pip(tmp_path, monkeypatch):
     board = load_board(host_board(tmp_path / "b.toml"))
     with pytest.raises(InputError, match="pip is missing from this Python"):
         bundle_wheels.runtime_wheels(board, [], tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_nothing(work, tmp_path, number):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    command = [*PROGRAM, "bundle", work / "m.onnx", "--board", work / "host.toml"]
+    command += ["--data", f"npz:{work / 'd.npz'}", "-o", tmp_path / "b.zip"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    assert "running m.onnx" in process.stderr.readline()
+    process.send_signal(number)
+    said = process.stderr.read()
+    assert process.wait() == 128 + number
+    assert "Traceback" not in said
+    assert "interrupted: nothing was written" in said
+    assert list(folder.glob("noisystore-*")) == []
+    assert not (tmp_path / "b.zip").exists()
