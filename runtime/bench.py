@@ -60,23 +60,6 @@ def bench_operator(*, quick: bool = False, elements: int = ELEMENTS) -> dict[str
         ]
     work["empty call"] = [ortops.empty_call(run) for run in work[OPERATOR_RATES[0]]]
     medians = interleaved(work, rounds=9 if quick else 41, seconds=2e-3 if quick else 4e-3)
-    return operator_figures(medians, elements)
-
-
-def operator_figures(medians: dict[Any, float], elements: int) -> dict[str, Any]:
-    """Return what `bench_operator` reports, of median seconds of calls.
-
-    Parameters
-    ----------
-    medians : dict of float
-        Of each rate, ``memcpy``, and both with nothing to do: ``empty call``, ``empty memcpy``.
-    elements : int
-        Of the tensor.
-
-    Returns
-    -------
-    dict
-    """
     call = medians["empty call"]
     memcpy = medians["memcpy"] - medians["empty memcpy"]
     rows = []

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..ortops.errors import InputError
-from .bench import CLEAN
 from .bench_report import read_report
-from .bench_tables import ZERO, Section, graph_name
+from .bench_tables import Section, graph_name
 
 _Report = dict[str, Any]
-
-_BATCH, _ONE = "a batch", "one by one"
-
-#: With --quick, figures are rougher.
-_ROUNDS: tuple[str, Callable[[_Report], Any]] = ("rounds (--quick)", lambda report: report["quick"])
 
 #: Settings that change every figure of a model, and the words for them.
 _SETTINGS: tuple[tuple[str, Callable[[_Report], Any]], ...] = (
@@ -26,9 +19,7 @@ _SETTINGS: tuple[tuple[str, Callable[[_Report], Any]], ...] = (
     ("onnxruntime version", lambda report: report["versions"]["onnxruntime"]),
     ("noisystore version", lambda report: report["versions"]["noisystore"]),
     ("provider", lambda report: report["model"]["provider"]),
-    ("provider options", lambda report: report["model"]["provider_options"]),
     ("image size", lambda report: report["model"]["image"]),
-    _ROUNDS,
 )
 
 
@@ -115,7 +106,7 @@ def _facts(report: _Report) -> dict[str, str]:
         "instruction set": here["instruction_set"],
         "system": f"{here['os']}, kernel {here['kernel']}",
         "load": "" if here["load"] is None else f"{here['load']:.1f}",
-        "measured": report["date"] + (", --quick" if report["quick"] else ""),
+        "measured": report["date"],
         "noisystore": versions["noisystore"],
         "onnxruntime": versions["onnxruntime"],
     }
@@ -123,7 +114,6 @@ def _facts(report: _Report) -> dict[str, str]:
         threads = "ONNX Runtime's choice" if model["threads"] is None else str(model["threads"])
         facts |= {
             "provider": model["provider"],
-            "provider options": ", ".join(model["provider_options"]),
             "threads": threads,
             "batch": str(model["batch"]),
             "data": model["data"],
@@ -149,7 +139,6 @@ def _operator_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
         [
             ("library version", lambda report: report["versions"]["library"]),
             ("tensor size", lambda report: report["operator"]["elements"]),
-            _ROUNDS,
         ],
     )
     rows = [_row("memcpy", "us", [operator["memcpy_us"] for operator in operators], differs)]
@@ -166,24 +155,24 @@ def _model_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
     differs = _differing(reports, _SETTINGS)
     batch = _differing(reports, [("batch size", lambda report: report["model"]["batch"])])
     by_batch = [*batch, *differs]
-    by_measure = _throughputs(reports)
-    rows = [
-        _row(
-            f"{graph}, {measure}",
-            "images/s",
-            _values(tables, graph, "images_per_second"),
-            [
-                *(_clean_differs(reports) if graph == CLEAN else ()),
-                *(by_batch if measure == _BATCH else differs),
-            ],
-        )
-        for measure, tables in by_measure.items()
-        for graph in _keys(tables)
-    ]
-    rows += _ratio_rows(reports, by_measure)
-    prepare = [report["model"]["prepare_ms"] for report in reports]
-    if any(prepare):
-        rows.append(_row("noise of weights and biases", "ms a trial", prepare, differs))
+    rows = []
+    for measure, batch_of, more in (
+        ("a batch", lambda report: report["model"]["batch"], by_batch),
+        ("one by one", lambda report: 1, differs),
+    ):
+        tables = [
+            {graph_name(r): r for r in report["throughput"] if r["batch"] == batch_of(report)}
+            for report in reports
+        ]
+        if measure == "one by one" and all(r["model"]["batch"] == 1 for r in reports):
+            continue
+        rows += [
+            _row(
+                f"{graph}, {measure}", "images/s", _values(tables, graph, "images_per_second"), more
+            )
+            for graph in _keys(tables)
+        ]
+    rows += _ratio_rows(reports)
     rows += [
         _row(f"start-up: {name}", "s", [report["start_up"].get(key) for report in reports], differs)
         for name, key in (
@@ -199,51 +188,21 @@ def _model_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
     return [*rows, *_energy_rows(reports, by_batch)]
 
 
-def _throughputs(reports: Sequence[_Report]) -> dict[str, list[_Report]]:
-    """Rows of each report by graph, at its batch size and, unless that is 1, one by one."""
-    sizes = {_BATCH: [report["model"]["batch"] for report in reports]}
-    if any(size != 1 for size in sizes[_BATCH]):
-        sizes[_ONE] = [1] * len(reports)
-    return {
-        measure: [
-            {graph_name(row): row for row in report["throughput"] if row["batch"] == size}
-            for report, size in zip(reports, batch, strict=True)
-        ]
-        for measure, batch in sizes.items()
-    }
-
-
-def _clean_differs(reports: Sequence[_Report]) -> list[str]:
-    """Whether networks without sites differ, in reports that have one."""
-    those = [report for report in reports if report["model"]["clean_sha256"] is not None]
-    return _differing(
-        those, [("model without sites", lambda report: report["model"]["clean_sha256"])]
-    )
-
-
-def _ratio_rows(
-    reports: Sequence[_Report], by_measure: dict[str, list[_Report]]
-) -> list[dict[str, Any]]:
+def _ratio_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
     """Ratios within a report, each machine with its own threads and batch size."""
-    rounds, clean = _differing(reports, [_ROUNDS]), _clean_differs(reports)
-    rows = []
-    for measure, tables in by_measure.items():
-        for graph, base in itertools.product(_keys(tables), (ZERO, CLEAN)):
-            if graph in (base, CLEAN):
-                continue
-            ratios = [_ratio(one, graph, base) for one in tables]
-            # One alone is held against nothing.
-            if sum(ratio is not None for ratio in ratios) > 1:
-                differs = [*(clean if base == CLEAN else ()), *rounds]
-                rows.append(_row(f"{graph}, {measure}, x {base}", "ratio", ratios, differs))
+    tables = [{f"rate {r['rate']:g}": r for r in report["model"]["rows"]} for report in reports]
+    rows = [
+        _row(f"{rate}, {name}", "ratio", _values(tables, rate, key), [])
+        for rate in _keys(tables)
+        for key, name in (("ratio", "x all rates 0"), ("ratio_clean", "x without sites"))
+    ]
     harness = [report["model"]["harness"]["ratio"] for report in reports]
-    return [*rows, _row("harness: sweep / its runs", "ratio", harness, rounds)]
-
-
-def _ratio(table: _Report, graph: str, base: str) -> float | None:
-    if graph not in table or base not in table or not table[base]["ms"] > 0:
-        return None
-    return float(table[graph]["ms"] / table[base]["ms"])
+    prepare = [report["model"]["prepare_ms"] for report in reports]
+    return [
+        *rows,
+        _row("harness: sweep / its runs", "ratio", harness, []),
+        _row("noise of weights and biases", "ms a trial", prepare, []),
+    ]
 
 
 def _energy_rows(reports: Sequence[_Report], differs: Sequence[str]) -> list[dict[str, Any]]:
@@ -253,12 +212,7 @@ def _energy_rows(reports: Sequence[_Report], differs: Sequence[str]) -> list[dic
     )
     tables = [{graph_name(row): row for row in report["energy"]["rows"]} for report in reports]
     return [
-        _row(
-            f"energy, {graph}{more}",
-            unit,
-            _values(tables, graph, key),
-            [*meters, *(_clean_differs(measured) if graph == CLEAN else ()), *differs],
-        )
+        _row(f"energy, {graph}{more}", unit, _values(tables, graph, key), [*meters, *differs])
         for graph in _keys(tables)
         for key, more, unit in (
             ("joules_per_image", "", "J an image"),

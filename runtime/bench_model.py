@@ -17,7 +17,7 @@ from .bench import CLEAN, NOISY, interleaved
 from .bench_energy import Run, bench_energy
 from .bench_process import memory, start_up
 from .dataset import Dataset, load, prepare
-from .model_file import check_model_path, model_sha256
+from .model_file import check_model_path
 from .ort_session import Provider, SessionMaker
 from .session import NoisySession
 from .sites import one_line
@@ -66,7 +66,7 @@ def bench_model(
     Returns
     -------
     dict
-        ``model``: what was run and how; ``clean_sha256`` (of `clean`, or None); ``zero_ms`` (all rates 0), ``clean_ms`` (None without
+        ``model``: what was run and how; ``zero_ms`` (all rates 0), ``clean_ms`` (None without
         `clean`), ``prepare_ms`` (applying the noise of weights and biases once, apart from the
         runs; None without such sites), ``rows``: a list of rate, ms, ratio (to all rates 0) and
         ratio_clean; ``harness``: seconds of a sweep over the seconds of its ONNX Runtime runs.
@@ -115,15 +115,9 @@ def bench_model(
             "data": images.name,
             "image": list(x.shape[1:]),
             "provider": session.provider,
-            "provider_options": sorted(
-                f"{name}: {key}={value}"
-                for name, options in session.maker.providers
-                for key, value in options.items()
-            ),
             "batch": batch,
             "threads": threads,
             "zero_ms": medians[0.0] * 1e3,
-            "clean_sha256": None if clean is None else model_sha256(check_model_path(clean)),
             "clean_ms": medians[CLEAN] * 1e3 if without is not None else None,
             "prepare_ms": _prepare_ms(session, one),
             "rows": rows,

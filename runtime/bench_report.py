@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,24 +19,21 @@ FORMAT, VERSION = "noisystore-bench", 1
 _MOST_BYTES = 1 << 20
 _MOST_TEXT = 1000
 _LARGEST = 1e18
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def new_report(board: Board | None = None, *, quick: bool = False) -> dict[str, Any]:
+def new_report(board: Board | None = None) -> dict[str, Any]:
     """Return a report without measurements.
 
     Parameters
     ----------
     board : Board, optional
         Whose settings are used.
-    quick : bool
-        Whether fewer rounds are measured.
 
     Returns
     -------
     dict
-        ``format``, ``version``, ``quick``, ``date`` (UTC, ISO 8601), ``machine``, ``versions``,
-        ``board`` (its name or None), ``notes`` (what a reader must know) and ``before_measuring`` (the
+        ``format``, ``version``, ``date`` (UTC, ISO 8601), ``machine``, ``versions``, ``board``
+        (its name or None), ``notes`` (what a reader must know) and ``before_measuring`` (the
         board's commands and hints about clocks and power).
     """
     import numpy
@@ -49,7 +45,6 @@ def new_report(board: Board | None = None, *, quick: bool = False) -> dict[str, 
     return {
         "format": FORMAT,
         "version": VERSION,
-        "quick": quick,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": {
@@ -86,20 +81,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def printable(text: str) -> str:
-    """Return text with blanks in the place of what cannot be printed."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def writable(value: Any) -> Any:
-    """Return a report, or a part of it, whose texts `read_report` takes."""
-    if isinstance(value, dict):
-        return {key: writable(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [writable(one) for one in value]
-    return printable(value)[:_MOST_TEXT] if isinstance(value, str) else value
-
-
 def _notes(board: Board) -> list[str]:
     here = platform.machine()
     if board.architecture == here:
@@ -117,15 +98,9 @@ class _Maybe:
         self.schema = schema
 
 
-class _OrReason(dict[str, Any]):
-    """Figures, or only ``reason``: why there are none."""
-
-
-# A type, a pattern, a dict of names, a list of one item's schema, `_Maybe` or `_OrReason`. Unknown
-# names are let be.
+# A type, a dict of names, a list of one item's schema, or `_Maybe`. Unknown names are let be.
 _TABLE = {"rate": _Maybe(float), "batch": int, "ms": float, "images_per_second": float}
 _SCHEMA = {
-    "quick": bool,
     "date": str,
     "machine": {
         "cpu": str,
@@ -162,14 +137,12 @@ _SCHEMA = {
     "model": _Maybe(
         {
             "name": str,
-            "sha256": _SHA256,
-            "clean_sha256": _Maybe(_SHA256),
+            "sha256": str,
             "sites": int,
             "formats": [str],
             "data": str,
             "image": [int],
             "provider": str,
-            "provider_options": [str],
             "batch": int,
             "threads": _Maybe(int),
             "prepare_ms": _Maybe(float),
@@ -178,11 +151,22 @@ _SCHEMA = {
     ),
     "throughput": _Maybe([{"graph": str, **_TABLE}]),
     "start_up": _Maybe(
-        _OrReason(images=int, import_seconds=float, session_seconds=float, first_seconds=float)
+        {
+            "reason": _Maybe(str),
+            "images": _Maybe(int),
+            "import_seconds": _Maybe(float),
+            "session_seconds": _Maybe(float),
+            "first_seconds": _Maybe(float),
+        }
     ),
     "memory": _Maybe(
-        # The system may not tell.
-        _OrReason(images=int, peak=_Maybe(float), growth=_Maybe(float), image=_Maybe(float))
+        {
+            "reason": _Maybe(str),
+            "images": _Maybe(int),
+            "peak": _Maybe(float),
+            "growth": _Maybe(float),
+            "image": _Maybe(float),
+        }
     ),
     "energy": _Maybe(
         {
@@ -260,8 +244,6 @@ def _check(value: Any, schema: Any, where: str, name: str) -> None:
             _check(value, schema.schema, where, name)
     elif isinstance(schema, dict):
         _expect(isinstance(value, dict), where, name, "an object")
-        if isinstance(schema, _OrReason) and value.get("reason"):
-            schema = {"reason": str}
         for key, inner in schema.items():
             # What may be missing is None from here on.
             _check(value.setdefault(key, None), inner, where, f"{name}.{key}".lstrip("."))
@@ -270,13 +252,8 @@ def _check(value: Any, schema: Any, where: str, name: str) -> None:
         for item in value:
             _check(item, schema[0], where, f"an item of {name}")
     elif schema is str:
-        fits = isinstance(value, str) and len(value) <= _MOST_TEXT and value.isprintable()
-        _expect(fits, where, name, f"printable text of at most {_MOST_TEXT} characters")
-    elif schema is _SHA256:
-        fits = isinstance(value, str) and _SHA256.fullmatch(value) is not None
-        _expect(fits, where, name, "a SHA-256 of 64 hexadecimal digits")
-    elif schema is bool:
-        _expect(isinstance(value, bool), where, name, "true or false")
+        fits = isinstance(value, str) and len(value) <= _MOST_TEXT
+        _expect(fits, where, name, f"text of at most {_MOST_TEXT} characters")
     else:
         kinds = int if schema is int else (int, float)
         fits = isinstance(value, kinds) and not isinstance(value, bool)

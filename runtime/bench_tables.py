@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .bench import CLEAN, NOISY
-from .bench_report import printable
 from .commands.common import table
 
 NOT_AVAILABLE = "not available"
-#: The annotated graph without noise.
-ZERO = "all rates 0"
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,10 @@ def plain(sections: Sequence[Section]) -> str:
     """Lay sections out for a terminal."""
     blocks = []
     for section in sections:
-        lines = [f"{section.title}:", *(f"  {printable(line)}" for line in section.lines)]
+        lines = [f"{section.title}:", *(f"  {_printable(line)}" for line in section.lines)]
         if section.rows:
-            cells = [[printable(cell) for cell in row] for row in section.rows]
-            head = [printable(cell) for cell in section.head]
+            cells = [[_printable(cell) for cell in row] for row in section.rows]
+            head = [_printable(cell) for cell in section.head]
             lines += [f"  {line}" for line in table(head, cells).splitlines()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
@@ -67,7 +64,11 @@ def _row(cells: Sequence[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Text that is only text: names in a report may come from anywhere."""
-    return re.sub(r"([\\|`*<>\[\]&#])", r"\\\1", printable(text))
+    return re.sub(r"([\\|`*<>\[\]&#])", r"\\\1", _printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def report_sections(report: dict[str, Any]) -> list[Section]:
@@ -157,7 +158,7 @@ def graph_name(row: dict[str, Any]) -> str:
     """Return what ran, in words: the graph without sites, or noisy at a rate."""
     if row["rate"] is None:
         return str(row["graph"])
-    return ZERO if row["rate"] == 0 else f"rate {row['rate']:g}"
+    return "all rates 0" if row["rate"] == 0 else f"rate {row['rate']:g}"
 
 
 def _ratio(ms: float, other: float | None) -> str:
@@ -204,9 +205,7 @@ def mebibytes(size: float | None) -> str:
 def _energy(energy: dict[str, Any]) -> Section:
     if not energy["rows"]:
         return Section("energy", (f"{NOT_AVAILABLE}: {energy['reason']}",))
-    watts = energy["idle_watts"]
-    idle = NOT_AVAILABLE if watts is None else f"{watts:.2f} W"
-    lines = [f"sum of {', '.join(energy['counted'])}; idle before: {idle}"]
+    lines = [f"sum of {', '.join(energy['counted'])}; idle before: {energy['idle_watts']:.2f} W"]
     if energy["reason"]:
         lines.append(f"not in it: {energy['reason']}")
     rows = tuple(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import math
 import os
@@ -27,7 +26,7 @@ _INNER_RAILS = ("VDDQ_VDD2_1V8AO",)
 
 
 #: More than a machine takes; and the time that a counter may lag behind.
-_MOST_WATTS, _LEAST_SECONDS = 10e3, 0.1
+_MOST_WATTS, _LEAST_SECONDS = 20e3, 1.0
 
 
 @dataclass(frozen=True)
@@ -129,21 +128,7 @@ def find_meters(root: str | os.PathLike[str] = "/", gpu: bool = False) -> Meters
             missing.append(_reason(error))
         else:
             found += meters
-    return Meters(_named_apart(found), "; ".join(missing) or ("" if found else _NOTHING))
-
-
-def _named_apart(meters: Sequence[Meter]) -> tuple[Meter, ...]:
-    """Number meters of one name: sums are kept by name."""
-    taken: set[str] = set()
-    apart = []
-    for meter in meters:
-        name, number = meter.name, 1
-        while name in taken:
-            number += 1
-            name = f"{meter.name} #{number}"
-        taken.add(name)
-        apart.append(dataclasses.replace(meter, name=name))
-    return tuple(apart)
+    return Meters(tuple(found), "; ".join(missing) or ("" if found else _NOTHING))
 
 
 @dataclass
@@ -255,24 +240,22 @@ def _rapl(top: Path) -> list[Meter]:
 def _rails(top: Path) -> list[Meter]:
     """Rails of Jetson boards."""
     drivers = top / "sys/bus/i2c/drivers"
-    rails: list[tuple[str, Callable[[], float]]] = []
+    rails: dict[str, Callable[[], float]] = {}
     for label in sorted(drivers.glob("ina3221/*/hwmon/hwmon*/in[123]_label")):
         channel = label.name[2]
         voltage, current = (label.with_name(f"{q}{channel}_input") for q in ("in", "curr"))
         name = _text(label)
         if name != "NC" and _works(voltage):
-            rails.append((name, _product(voltage, current)))
+            rails[name] = _product(voltage, current)
     for label in sorted(drivers.glob("ina3221x/*/iio:device*/rail_name_[012]")):
         name = _text(label)
         if name != "NC":
-            power = label.with_name(f"in_power{label.name[-1]}_input")
-            rails.append((name, _scaled(power, 1e-3)))
+            rails[name] = _scaled(label.with_name(f"in_power{label.name[-1]}_input"), 1e-3)
     for power in sorted(drivers.glob("ina238/*/hwmon/hwmon*/power1_input")):
-        rails.append(("VIN", _scaled(power, 1e-6)))
-    names = [name for name, _ in rails]
-    whole = [name for name in _WHOLE_BOARD if name in names][:1]
-    counted = whole or [name for name in names if name not in _INNER_RAILS]
-    return [Meter(name, read, counted=name in counted) for name, read in rails]
+        rails["VIN"] = _scaled(power, 1e-6)
+    whole = [name for name in _WHOLE_BOARD if name in rails][:1]
+    counted = whole or [name for name in rails if name not in _INNER_RAILS]
+    return [Meter(name, read, counted=name in counted) for name, read in rails.items()]
 
 
 def _works(path: Path) -> bool:

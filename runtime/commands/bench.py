@@ -35,15 +35,14 @@ put the reports of several runs into one table, which says what is not comparabl
   noisystore bench --compare here.json board.json -o comparison.md"""
 EXAMPLE = "noisystore bench --model vgg-a.onnx --clean vgg-a-plain.onnx --data digits -o here.json"
 
-#: Options that say nothing without --model.
-_OF_MODEL = ("data", "clean", "batch-size", "threads", "provider", "custom-ops")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--quick", action="store_true", help="fewer rounds, rougher figures")
     parser.add_argument("--model", metavar="MODEL.onnx", help="annotated graph to measure")
-    parser.add_argument("--data", metavar="D", help="its data set (default: digits)")
+    parser.add_argument(
+        "--data", default="digits", metavar="D", help="its data set (default: %(default)s)"
+    )
     parser.add_argument(
         "--clean", metavar="MODEL.onnx", help="the same network without sites, timed beside it"
     )
@@ -91,8 +90,10 @@ def run(args: argparse.Namespace) -> int:
         _compare(args)
         return 0
     if args.model is None:
-        for name in _given(args, _OF_MODEL):
-            raise InputError(f"--{name}: expected --model too, the annotated graph to measure")
+        for option in ("clean", "provider", "threads", "batch_size", "custom_ops"):
+            if getattr(args, option):
+                name = option.replace("_", "-")
+                raise InputError(f"--{name}: expected --model too, the annotated graph to measure")
     report = _measure(args)
     from ..bench_tables import report_sections
 
@@ -105,11 +106,11 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     from .. import bench, bench_model, bench_report
 
     # The load is that before the measurements.
-    report = bench_report.new_report(board, quick=args.quick)
+    report = bench_report.new_report(board)
     if args.model is not None:
         report |= bench_model.bench_model(
             args.model,
-            args.data or "digits",
+            args.data,
             clean=args.clean,
             batch=args.batch_size,
             threads=args.threads,
@@ -122,19 +123,16 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     report["operator"] = bench.bench_operator(quick=args.quick)
     progress("import ...")
     report["import_seconds"] = bench.import_seconds(quick=args.quick)
-    written: dict[str, Any] = bench_report.writable(report)
-    return written
-
-
-def _given(args: argparse.Namespace, options: Sequence[str]) -> list[str]:
-    return [name for name in options if getattr(args, name.replace("-", "_"))]
+    return report
 
 
 def _compare(args: argparse.Namespace) -> None:
     from ..bench_compare import compare, compare_sections
 
-    for name in _given(args, ("model", "quick", "board", *_OF_MODEL)):
-        raise InputError(f"--compare: measures nothing; give --{name} in a run of its own")
+    for option in ("model", "clean", "board", "provider", "threads", "batch_size", "quick"):
+        if getattr(args, option):
+            name = option.replace("_", "-")
+            raise InputError(f"--compare: measures nothing; give --{name} in a run of its own")
     if args.output is not None:
         for report in args.compare:
             check_apart(Path(args.output), report, "output")
