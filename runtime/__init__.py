@@ -15,25 +15,46 @@ from .sweep import sweep
 if TYPE_CHECKING:
     from .midpoint import Points, fit_midpoint
     from .midpoint_groups import fit_results
+    from .rram import Condition, LogNormal, cheapest_threshold, equal_error_threshold
+    from .rram_csv import read_samples
+    from .rram_writes import write_check_correct
 
 __all__ = [
+    "Condition",
+    "LogNormal",
     "NoisySession",
     "Points",
     "Results",
+    "cheapest_threshold",
+    "equal_error_threshold",
     "fit_midpoint",
     "fit_results",
+    "read_samples",
     "site_rates",
     "sweep",
+    "write_check_correct",
 ]
+
+# Boards start slowly: SciPy is imported by what needs it, as is ONNX Runtime.
+_LATER = {
+    "Condition": "rram",
+    "LogNormal": "rram",
+    "Points": "midpoint",
+    "cheapest_threshold": "rram",
+    "equal_error_threshold": "rram",
+    "fit_midpoint": "midpoint",
+    "fit_results": "midpoint_groups",
+    "read_samples": "rram_csv",
+    "write_check_correct": "rram_writes",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Boards start slowly: SciPy is imported by what needs it, as is ONNX Runtime.
-    if name not in __all__:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import midpoint, midpoint_groups
+    from importlib import import_module
 
-    return getattr(midpoint_groups if name == "fit_results" else midpoint, name)
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

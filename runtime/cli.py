@@ -23,6 +23,7 @@ COMMANDS = (
     "inspect",
     "sweep",
     "fit",
+    "rram",
     "bench",
     "bundle",
     "verify",

@@ -52,12 +52,35 @@ class Curve:
     fit: Fit
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One condition, such as a cell's forming voltage, at its place on the axis of rates.
+
+    Attributes
+    ----------
+    label : str
+    rate : float
+        May be 0, or outside the range of the curves.
+    accuracy : float
+        Measured there.
+    interval : (float, float)
+        Of the accuracy.
+    """
+
+    label: str
+    rate: float
+    accuracy: float
+    interval: tuple[float, float]
+
+
 def plot_accuracy(
     curves: Sequence[Curve],
     path: str | os.PathLike[str],
     *,
     title: str = "",
     ylabel: str = "accuracy",
+    marks: Sequence[Mark] = (),
+    marks_label: str = "",
 ) -> Path:
     """Draw accuracy against bit error rate and write it as PNG or SVG.
 
@@ -71,6 +94,11 @@ def plot_accuracy(
     path : path
         Ends in .png or .svg.
     title, ylabel : str
+    marks : sequence of Mark
+        Conditions, each a point with its interval on a labelled line; those outside the range of
+        the curves stand at its edge.
+    marks_label : str
+        Their name in the legend.
 
     Returns
     -------
@@ -89,8 +117,8 @@ def plot_accuracy(
         raise InputError("plot: expected at least one curve, got none")
     matplotlib = check_matplotlib()
     with matplotlib.rc_context(STYLE):
-        figure = _draw(curves, title, ylabel)
-        _save(figure, path)
+        figure = _draw(curves, title, ylabel, marks, marks_label)
+        save_figure(figure, path)
     return path
 
 
@@ -112,7 +140,14 @@ def check_matplotlib() -> Any:
     return matplotlib
 
 
-def _draw(curves: Sequence[Curve], title: str, ylabel: str) -> Any:
+def plain_text(text: str) -> str:
+    """Return text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
+
+
+def _draw(
+    curves: Sequence[Curve], title: str, ylabel: str, marks: Sequence[Mark], marks_label: str
+) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
@@ -146,6 +181,7 @@ def _draw(curves: Sequence[Curve], title: str, ylabel: str) -> Any:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1.07)
+    _draw_marks(axes, marks, marks_label, low, high)
     axes.xaxis.set_major_locator(LogLocator(numticks=20))
     axes.xaxis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=200))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -163,7 +199,7 @@ def _draw(curves: Sequence[Curve], title: str, ylabel: str) -> Any:
         [handles[i] for i in order],
         [labels[i] for i in order],
         loc="outside lower center",
-        ncols=3 if len(curves) == 1 else 1 + len(curves) // 5,
+        ncols=(2 if marks else 3) if len(curves) == 1 else 1 + len(curves) // 5,
         handlelength=1.6,
         columnspacing=1.4,
     )
@@ -219,6 +255,46 @@ def _draw_curve(
     )
 
 
+def _draw_marks(axes: Any, marks: Sequence[Mark], label: str, low: float, high: float) -> None:
+    edge = (high / low) ** 0.012
+    text_at = 0.0
+    # Room for one line of small print, as a ratio of rates.
+    line = (high / low) ** 0.029
+    for i, mark in enumerate(sorted(marks, key=lambda mark: mark.rate)):
+        at = min(max(mark.rate, low * edge), high / edge)
+        error = [[mark.accuracy - mark.interval[0]], [mark.interval[1] - mark.accuracy]]
+        axes.errorbar(
+            at,
+            mark.accuracy,
+            yerr=error,
+            fmt="D",
+            ms=5.5,
+            color="0.1",
+            elinewidth=1.2,
+            capsize=3,
+            zorder=6,
+            label=None if i else label,
+        )
+        axes.plot([at, at], [0, mark.accuracy], color="0.1", lw=0.8, ls=(0, (4, 2)), zorder=2)
+        # The empty side of a falling curve: below and left of where it is high, else above.
+        high_up = mark.accuracy > 0.5
+        beside = at / line if high_up and at / line > low else at
+        text_at = max(beside, text_at * line)
+        arrow = "← " if mark.rate < at else "→ " if mark.rate > at else ""
+        axes.annotate(
+            f"{arrow}{plain_text(mark.label)}: {mark.rate:.2g}",
+            (text_at, mark.interval[0] if high_up else mark.interval[1]),
+            xytext=(1, -8 if high_up else 8),
+            textcoords="offset points",
+            rotation=90,
+            ha="left",
+            va="top" if high_up else "bottom",
+            fontsize=8,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
+            zorder=7,
+        )
+
+
 def describe(fit: Fit) -> str:
     """Midpoint and interval in a few words, or where it lies instead."""
     if fit.midpoint is None or fit.interval is None:
@@ -247,7 +323,8 @@ def mean_and_error(points: Points) -> tuple[npt.NDArray[np.float64], ...]:
     return rate, accuracy, np.sqrt(np.maximum(accuracy * (1 - accuracy) / total, between))
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as the format that its name ends in, whole or not at all."""
     # A clock-free file: the same sweep gives the same bytes.
     kind = path.suffix.lower()[1:]
     metadata = {"Date": None} if kind == "svg" else None

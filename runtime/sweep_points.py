@@ -90,7 +90,7 @@ class SweepPoints:
         costs = {(p01, p10): self._expected_cost(p01, p10) for p01, p10, _ in todo}
         total = sum(costs[p01, p10] for p01, p10, _ in todo)
         total += len(self.evaluator) if found is None else 0
-        bar = Progress(total, len(todo), show)
+        bar = Progress(total, len(todo), show if total else False)
         try:
             with terminable():
                 if todo and self.unsized:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...ortops.bit_masks import mask_name
 from ...ortops.errors import InputError
@@ -15,8 +18,12 @@ from .common import (
     print_json,
     progress,
     seed,
+    table,
     use_board,
 )
+
+if TYPE_CHECKING:
+    from ..rram_rates import ConditionAccuracy
 
 HELP = "measure accuracy against bit error rate"
 DESCRIPTION = """\
@@ -46,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="1e-8:1e-1:4/decade",
         metavar="LOW:HIGH:N/decade",
         help="or a list, 1e-6,1e-5; P01/P10 where they differ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rates-from",
+        metavar="FILE.json",
+        help="of `noisystore rram -o`: also measure at each condition's rates, and mark it in the "
+        "plot",
     )
     parser.add_argument(
         "--trials",
@@ -154,14 +167,20 @@ def parse_mask(text: str) -> str | list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print what was spent."""
-    from ..sweep import sweep
+    from ..sweep import parse_rates, sweep
 
     check_plot(args.plot)
+    rates = parse_rates(args.rates)
+    cells = []
+    if args.rates_from is not None:
+        from ..rram_rates import accuracies, read_rates
+
+        cells = read_rates(args.rates_from)
     use_board(args)
     summary = sweep(
         args.model,
         args.data,
-        args.rates,
+        [*rates, *(cell.measured for cell in cells)],
         trials=args.trials,
         images=args.images,
         noisy=None if args.noisy is None else ",".join(args.noisy),
@@ -175,10 +194,12 @@ def run(args: argparse.Namespace) -> int:
         results=args.output,
         progress=True,
     )
+    args.kept = f"all points are in {args.output}"
+    conditions = accuracies(summary.points, cells) if cells else []
     if args.plot is not None:
-        args.kept = f"all points are in {args.output}"
+        grid = [row for row in summary.points if (row["p01"], row["p10"]) in set(rates)]
         try:
-            _draw(summary.points, args.plot)
+            _draw(grid, args.plot, conditions, args.rates_from)
         except InputError as error:
             raise InputError(f"{error} (all points are kept in {args.output})") from None
         progress(f"wrote {args.plot}")
@@ -196,6 +217,8 @@ def run(args: argparse.Namespace) -> int:
         "noisy": summary.noisy,
         "path": args.output,
     }
+    if cells:
+        result["conditions"] = [condition.as_dict() for condition in conditions]
     if args.json:
         print_json(result)
         return 0
@@ -208,6 +231,8 @@ def run(args: argparse.Namespace) -> int:
         f"{summary.images} images, {summary.inferences:,} inferences "
         f"({summary.skipped:,} skipped: no flip), {summary.seconds:.1f} s"
     )
+    if cells:
+        print(_conditions_table(conditions))
     print(f"next: noisystore fit {args.output} --plot midpoint.png")
     return 0
 
@@ -219,8 +244,39 @@ def _fixed_rates(given: list[tuple[str, tuple[float, float]]]) -> dict[str, tupl
     return rates
 
 
-def _draw(points: list[dict[str, object]], path: str) -> None:
+def _draw(
+    points: list[dict[str, Any]],
+    path: str,
+    conditions: Sequence[ConditionAccuracy],
+    source: str | None,
+) -> None:
     from ..midpoint_groups import fit_results
-    from .fit import draw
+    from ..plot import Curve, Mark, plain_text, plot_accuracy
 
-    draw(fit_results(points), path)
+    marks = [Mark(c.name, (c.p01 + c.p10) / 2, c.accuracy, c.interval) for c in conditions]
+    label = f"conditions of {plain_text(os.path.basename(source or ''))}, 95% interval"
+    if any(c.p01 != c.p10 for c in conditions):
+        label += " (at the mean of p01 and p10)"
+    groups = fit_results(points)
+    plot_accuracy(
+        [Curve(group.label, group.points, group.fit) for group in groups],
+        path,
+        title=groups[0].label if len(groups) == 1 else "",
+        ylabel=groups[0].keys["metric"],
+        marks=marks,
+        marks_label=label,
+    )
+
+
+def _conditions_table(conditions: Sequence[ConditionAccuracy]) -> str:
+    rows = [
+        [
+            c.name,
+            f"{c.p01:.3g}" if c.p01 == c.p10 else f"{c.p01:.3g}/{c.p10:.3g}",
+            f"{c.accuracy:.4f}",
+            f"[{c.interval[0]:.4f}, {c.interval[1]:.4f}]",
+            "-" if c.of_clean is None else f"{c.of_clean:.4f}",
+        ]
+        for c in conditions
+    ]
+    return table(["condition", "rate", "accuracy", "95% interval", "of clean"], rows)
