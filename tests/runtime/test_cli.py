@@ -2,6 +2,7 @@
 """The command line: help, versions, exit statuses, training, export and inspection."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
