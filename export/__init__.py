@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoint import save_weights
     from .instrumented import Instrumented, instrument, noise
     from .models import load_model
     from .networks import load_weights, vgg
@@ -15,19 +16,27 @@ if TYPE_CHECKING:
     from .quantization import Quantized, quantize
     from .torch_op import NoisyStore
     from .torch_stores import Site
-    from .training import RECIPES, Epoch, Recipe, Training, accuracy, save_weights, train
+    from .training import RECIPES, Epoch, Recipe, Training, train
+    from .training_data import accuracy
+    from .training_noise import TrainingNoise
+    from .training_retrain import RETRAINING, Retrained, retrain
+    from .training_steps import Diverged
 
 __all__ = [
     "RECIPES",
+    "RETRAINING",
     "Annotated",
+    "Diverged",
     "Epoch",
     "Export",
     "Instrumented",
     "NoisyStore",
     "Quantized",
     "Recipe",
+    "Retrained",
     "Site",
     "Training",
+    "TrainingNoise",
     "accuracy",
     "annotate",
     "export_onnx",
@@ -36,6 +45,7 @@ __all__ = [
     "load_weights",
     "noise",
     "quantize",
+    "retrain",
     "save_weights",
     "train",
     "vgg",
@@ -58,9 +68,14 @@ _HOME = {
     "Epoch": "training",
     "Recipe": "training",
     "Training": "training",
-    "accuracy": "training",
-    "save_weights": "training",
     "train": "training",
+    "accuracy": "training_data",
+    "TrainingNoise": "training_noise",
+    "RETRAINING": "training_retrain",
+    "Retrained": "training_retrain",
+    "retrain": "training_retrain",
+    "Diverged": "training_steps",
+    "save_weights": "checkpoint",
     "load_weights": "networks",
     "vgg": "networks",
 }

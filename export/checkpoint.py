@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training run: written whole, read without unpickling code."""
+"""Weights and checkpoints of a training run: written whole, read without unpickling code."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -162,3 +163,24 @@ def _difference(saved: Any, run: Mapping[str, str]) -> str:
             short = len(f"{old}{new}") < 64
             found.append(f"{name} ({old} there, {new} here)" if short else name)
     return ", ".join(found)
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
+    """Write a model's state dict as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    path : path-like
+    **metadata
+        Kept in the file as strings.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(path, save(state, {k: str(v) for k, v in metadata.items()}))

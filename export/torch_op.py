@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +95,8 @@ def store(
         raise InputError(f"NoisyStore: site {site} is outside the {sites} rows of bit_error_rate")
     x = x.detach().contiguous()
     out = torch.empty_like(x)
-    p01, p10 = (float(p) for p in bit_error_rate[site].tolist())
+    p01, p10 = bit_error_rate[site].tolist()
+    rate = p01 if p01 == p10 else (p01, p10)  # one number is checked faster
     arguments: dict[str, Any] = {
         "bit_mask": int(bit_mask[site]) & ((1 << 64) - 1),
         "seed": int(seed.reshape(-1)[0]),
@@ -106,7 +108,7 @@ def store(
         "rows_per_sample": rows_per_sample,
     }
     if x.device.type == "cpu":
-        ortops.apply(_as_numpy(x), (p01, p10), out=_as_numpy(out), **arguments)
+        ortops.apply(_as_numpy(x), rate, out=_as_numpy(out), **arguments)
         return out
     with torch.cuda.device(x.device):
         ortops.apply_on_cuda(
@@ -114,7 +116,7 @@ def store(
             out.data_ptr(),
             str(x.dtype).removeprefix("torch."),
             tuple(x.shape),
-            (p01, p10),
+            rate,
             stream=torch.cuda.current_stream().cuda_stream,
             **arguments,
         )
@@ -248,7 +250,22 @@ def noise_tensors(
         sample_index = sample_index.numpy()
     return (
         torch.from_numpy(rate_table(bit_error_rate, sites).copy()),
-        torch.from_numpy(mask_table(bit_mask, sites, formats).view(np.int64)),
+        torch.from_numpy(_masks(bit_mask, sites, formats).view(np.int64)),
         torch.from_numpy(seed_array(seed)),
         torch.from_numpy(sample_index_array(sample_index).copy()),
     )
+
+
+def _masks(bit_mask: Any, sites: int, formats: Sequence[str | None] | None) -> np.ndarray[Any, Any]:
+    """Make the table of masks, which training asks for in every step."""
+    if bit_mask is None or isinstance(bit_mask, str):
+        known = None if formats is None else tuple(formats)
+        return _named_masks(bit_mask, sites, known).copy()
+    return mask_table(bit_mask, sites, formats)
+
+
+@functools.lru_cache(maxsize=64)
+def _named_masks(
+    bit_mask: str | None, sites: int, formats: tuple[str | None, ...] | None
+) -> np.ndarray[Any, Any]:
+    return mask_table(bit_mask, sites, formats)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of small image classifiers, deterministic and resumable."""
+"""Training of small image classifiers, clean or noisy, deterministic and resumable."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ortops.errors import InputError
-from ..ortops.files import write_whole
 from .checkpoint import restore_checkpoint, run_key, save_checkpoint
-from .instrumented import evaluating
-
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
+from .instrumented import Instrumented, noise
+from .training_data import (
+    Images,
+    Labels,
+    Normalizer,
+    accuracy,
+    augmented,
+    check_data,
+    device_of,
+    normalizer,
+)
+from .training_noise import TrainingNoise, step_seed
+from .training_steps import GuardedSteps
 
 
 @dataclass(frozen=True)
@@ -73,22 +80,43 @@ RECIPES: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """Record of one epoch: mean training loss, test accuracy, seconds."""
+    """Record of one epoch.
+
+    Attributes
+    ----------
+    epoch, epochs : int
+        Which, from 1, of how many.
+    loss : float
+        Mean training loss.
+    accuracy : float
+        Clean, on the test images.
+    seconds : float
+    steps, skipped, clipped : int
+        Optimizer steps; of these those that were skipped because something was NaN or Inf, and
+        those whose gradient was scaled to its greatest length.
+    noisy_accuracy : float or None
+        On the test images at the noise of training; None: a clean run.
+    """
 
     epoch: int
     epochs: int
     loss: float
     accuracy: float
     seconds: float
+    steps: int
+    skipped: int
+    clipped: int
+    noisy_accuracy: float | None
 
 
 @dataclass(frozen=True)
 class Training:
-    """Outcome of `train`: a record an epoch, and the test accuracy of the weights left."""
+    """Outcome of `train`: a record an epoch, and the test accuracies of the weights left."""
 
     epochs: list[Epoch]
     accuracy: float
     seconds: float
+    noisy_accuracy: float | None
 
 
 def train(
@@ -104,11 +132,14 @@ def train(
     lr: float | None = None,
     seed: int = 0,
     normalization: Any = None,
+    noise: TrainingNoise | None = None,
+    device: str = "cpu",
+    origin: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
     progress: Callable[[Epoch], None] | None = None,
 ) -> Training:
-    """Train a classifier; the same seed and number of threads give the same weights.
+    """Train a classifier; the same seed and number of threads give the same weights on the CPU.
 
     Parameters
     ----------
@@ -121,9 +152,17 @@ def train(
     epochs, batch, lr
         Override the recipe's.
     seed : int
-        Of the order of images and their augmentation. The weights' first values are the model's.
+        Of the order of images, their augmentation and the noise. The weights' first values are
+        the model's.
     normalization : (mean, std), optional
         Applied to x/255; by default the model's.
+    noise : TrainingNoise, optional
+        Noise in the forward pass, another in every step; by default none.
+    device : str
+        "cpu", "cuda" or "cuda:N". The model is there during training only.
+    origin : str, optional
+        Where the weights come from, such as a digest; kept in the checkpoint, with which a run of
+        another origin does not go on.
     checkpoint : path-like, optional
         Written after every epoch, whole or not at all.
     resume : bool
@@ -138,48 +177,152 @@ def train(
     Raises
     ------
     InputError
-        Arrays of the wrong type or shape, a bad setting, or a checkpoint of another run.
+        Arrays of the wrong type or shape, a bad setting, a device that is not there, or a
+        checkpoint of another run.
+    Diverged
+        No step of an epoch had a finite loss and gradient (an InputError, too).
+
+    Notes
+    -----
+    A step that meets a NaN or an Inf changes nothing, and is counted: see `GuardedSteps`.
     """
     settings = _settings(recipe, epochs, batch, lr)
-    _check(images, labels, "train")
-    _check(test_images, test_labels, "test")
-    scale = normalizer(normalization if normalization is not None else _own(model))
-    inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    steps = -(-len(targets) // settings.batch)
-    optimizer = _optimizer(model, settings)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.lr, total_steps=max(2, settings.epochs * steps), pct_start=0.25
-    )
-    done: list[Epoch] = []
+    check_data(images, labels, "train")
+    check_data(test_images, test_labels, "test")
+    scale = normalizer(normalization, model)
     run: dict[str, str] = {}
     if checkpoint is not None:
         normalized = [scale.mean.flatten().tolist(), scale.std.flatten().tolist()]
-        parts = {"seed": seed, "normalization": normalized, **asdict(settings)}
+        parts = {"seed": seed, "normalization": normalized, "device": device, "origin": origin}
+        parts |= asdict(settings) | {"noise": asdict(noise) if noise is not None else None}
         data = {"training data": (images, labels), "test data": (test_images, test_labels)}
         run = run_key(model, parts, data)
-    if checkpoint is not None and resume and Path(checkpoint).exists():
-        saved = restore_checkpoint(Path(checkpoint), run, model, optimizer, schedule)
-        done = [Epoch(**record) for record in saved]
-    with _threads(settings.threads):
+    done: list[Epoch] = []
+    with _threads(settings.threads), on_device(model, device):
+        job = _Run(model, images, labels, scale, settings, noise, seed)
+        if checkpoint is not None and resume and Path(checkpoint).exists():
+            saved = restore_checkpoint(Path(checkpoint), run, model, job.optimizer, job.schedule)
+            done = [Epoch(**record) for record in saved]
         for epoch in range(len(done), settings.epochs):
             started = time.perf_counter()
-            loss = _epoch(model, inputs, targets, scale, settings, seed, epoch, optimizer, schedule)
+            steps = job.epoch(epoch)
             record = Epoch(
-                epoch + 1,
-                settings.epochs,
-                loss,
-                accuracy(model, test_images, test_labels, normalization=scale),
-                time.perf_counter() - started,
+                epoch=epoch + 1,
+                epochs=settings.epochs,
+                loss=steps.loss,
+                accuracy=accuracy(model, test_images, test_labels, normalization=scale),
+                noisy_accuracy=job.noisy_accuracy(test_images, test_labels),
+                seconds=time.perf_counter() - started,
+                steps=steps.steps,
+                skipped=steps.skipped,
+                clipped=steps.clipped,
             )
             done.append(record)
             if checkpoint is not None:
                 records = [asdict(e) for e in done]
-                save_checkpoint(Path(checkpoint), run, model, optimizer, schedule, records)
+                save_checkpoint(Path(checkpoint), run, model, job.optimizer, job.schedule, records)
             if progress is not None:
                 progress(record)
         model.eval()
-        final = accuracy(model, test_images, test_labels, normalization=scale)
-    return Training(done, final, sum(e.seconds for e in done))
+    last = done[-1]
+    return Training(done, last.accuracy, sum(e.seconds for e in done), last.noisy_accuracy)
+
+
+class _Run:
+    """A model on its way: its optimizer, its schedule, and its noisy double."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        scale: Normalizer,
+        settings: Recipe,
+        noise: TrainingNoise | None,
+        seed: int,
+    ) -> None:
+        self.model, self.scale, self.settings = model, scale, settings
+        self.seed, self.noise = seed, noise
+        self.inputs, self.targets = torch.from_numpy(images), torch.from_numpy(labels)
+        self.device = device_of(model)
+        self.steps = -(-len(labels) // settings.batch)
+        self.optimizer = _optimizer(model, settings)
+        total = max(2, settings.epochs * self.steps)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=settings.lr,
+            total_steps=5 if total == 4 else total,  # of 4 it divides by 0
+            pct_start=0.25,
+        )
+        self.noisy: Instrumented | None = None
+        if noise is not None:
+            model.train()
+            self.noisy = noise.wrap(model, scale(self.inputs[:2].to(self.device)))
+
+    def epoch(self, epoch: int) -> GuardedSteps:
+        """Train one epoch; its random numbers depend on (seed, epoch) alone, as resuming needs."""
+        limit = None if self.noise is None else self.noise.max_gradient_norm
+        steps = GuardedSteps(self.model, self.optimizer, self.schedule, limit)
+        first = (self.seed * 1_000_003 + epoch) % (1 << 63)
+        generator = torch.Generator().manual_seed(first)
+        state = torch.random.get_rng_state()
+        torch.manual_seed(first)
+        self.model.train()
+        try:
+            order = torch.randperm(len(self.targets), generator=generator)
+            for number, chosen in enumerate(order.split(self.settings.batch)):
+                x = augmented(
+                    self.inputs[chosen], self.settings.flip, self.settings.crop, generator
+                )
+                step = epoch * self.steps + number
+                x, target = self.scale(x.to(self.device)), self.targets[chosen].to(self.device)
+                steps.take(partial(self._loss, x, target, chosen, step), len(chosen))
+        finally:
+            torch.random.set_rng_state(state)
+        return steps
+
+    def _loss(self, x: Tensor, target: Tensor, chosen: Tensor, step: int) -> Tensor:
+        if self.noise is None or self.noisy is None:
+            logits = self.model(x)
+        else:
+            rate = self.noise.rate_at(step, self.settings.epochs * self.steps)
+            own = step_seed(self.seed, step)
+            with noise(self.noisy, rate, self.noise.bit_mask, own, chosen):
+                logits = self.noisy(x)
+        return F.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
+
+    def noisy_accuracy(self, images: Images, labels: Labels) -> float | None:
+        """Test accuracy at the noise of training; None: there is none."""
+        if self.noise is None or self.noisy is None:
+            return None
+        return self.noise.accuracy(self.noisy, images, labels, self.scale, self.seed)
+
+
+@contextmanager
+def on_device(model: nn.Module, device: str) -> Iterator[None]:
+    """Move a model to a device within a block.
+
+    Raises
+    ------
+    InputError
+        No such device.
+    """
+    try:
+        there = torch.device(device)
+    except (RuntimeError, TypeError):
+        there = torch.device("meta")
+    if there.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected cpu, cuda or cuda:N, got {device!r}")
+    if there.type == "cuda" and (there.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices; choose cpu"
+        )
+    before = device_of(model)
+    model.to(there)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 @contextmanager
@@ -190,84 +333,6 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class Normalizer:
-    """Turns uint8 images into float32: (x/255 - mean) / std, channel by channel."""
-
-    def __init__(self, mean: Any, std: Any) -> None:
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalise images [N, C, H, W]."""
-        return (images.to(torch.float32) / 255 - self.mean) / self.std
-
-
-def normalizer(normalization: Any) -> Normalizer:
-    """Make a `Normalizer` from (mean, std); None leaves x/255 as it is."""
-    if isinstance(normalization, Normalizer):
-        return normalization
-    mean, std = normalization if normalization is not None else ((0.0,), (1.0,))
-    return Normalizer(mean, std)
-
-
-@torch.no_grad()
-def accuracy(
-    model: nn.Module,
-    images: Images,
-    labels: Labels,
-    *,
-    normalization: Any = None,
-    batch: int = 256,
-) -> float:
-    """Fraction of images whose largest logit is their label's; NaN counts as the largest.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    images : numpy.ndarray of uint8, shape [N, C, H, W]
-    labels : numpy.ndarray of int64, shape [N]
-    normalization : (mean, std), optional
-        By default the model's.
-    batch : int
-
-    Returns
-    -------
-    float
-    """
-    scale = normalizer(normalization if normalization is not None else _own(model))
-    right = 0
-    with evaluating(model):
-        for start in range(0, len(labels), batch):
-            logits = model(scale(torch.from_numpy(images[start : start + batch])))
-            right += int((logits.argmax(1).numpy() == labels[start : start + batch]).sum())
-    return right / len(labels)
-
-
-def save_weights(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
-    """Write a model's state dict as safetensors, whole or not at all.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    path : path-like
-    **metadata
-        Kept in the file as strings.
-
-    Raises
-    ------
-    InputError
-        The file cannot be written.
-    """
-    from safetensors.torch import save
-
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, save(state, {k: str(v) for k, v in metadata.items()}))
-
-
-def _own(model: nn.Module) -> Any:
-    return getattr(model, "normalization", None)
 
 
 def _settings(
@@ -289,15 +354,6 @@ def _settings(
     return settings
 
 
-def _check(images: Any, labels: Any, what: str) -> None:
-    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4:
-        raise InputError(f"{what} images: expected a uint8 array [N, C, H, W]")
-    if getattr(labels, "dtype", None) != np.int64 or labels.shape != images.shape[:1]:
-        raise InputError(f"{what} labels: expected an int64 array [{len(images)}]")
-    if not len(labels):
-        raise InputError(f"{what} images: expected at least one, got none")
-
-
 def _optimizer(model: nn.Module, settings: Recipe) -> torch.optim.Optimizer:
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
@@ -310,51 +366,3 @@ def _optimizer(model: nn.Module, settings: Recipe) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
     raise InputError(f"optimizer: expected adamw or sgd, got {settings.optimizer!r}")
-
-
-def _epoch(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    scale: Normalizer,
-    settings: Recipe,
-    seed: int,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> float:
-    """Train one epoch; its random numbers depend on (seed, epoch) alone, so resuming is exact."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
-    state = torch.random.get_rng_state()
-    torch.manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
-    model.train()
-    total = 0.0
-    try:
-        for chosen in torch.randperm(len(targets), generator=generator).split(settings.batch):
-            x = scale(_augmented(inputs[chosen], settings, generator))
-            loss = F.cross_entropy(
-                model(x), targets[chosen], label_smoothing=settings.label_smoothing
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(chosen)
-    finally:
-        torch.random.set_rng_state(state)
-    return total / len(targets)
-
-
-def _augmented(x: Tensor, settings: Recipe, generator: torch.Generator) -> Tensor:
-    if settings.flip:
-        mirrored = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
-    if settings.crop:
-        n, _, height, width = x.shape
-        pad = settings.crop
-        padded = F.pad(x, [pad] * 4)
-        rows = torch.randint(2 * pad + 1, (n, 1), generator=generator) + torch.arange(height)
-        columns = torch.randint(2 * pad + 1, (n, 1), generator=generator) + torch.arange(width)
-        x = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        x = x.permute(0, 3, 1, 2)
-    return x

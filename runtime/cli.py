@@ -17,6 +17,7 @@ from ..ortops.errors import InputError
 COMMANDS = (
     "demo",
     "train",
+    "retrain",
     "export",
     "annotate",
     "quantize",
