@@ -25,6 +25,7 @@ COMMANDS = (
     "sweep",
     "fit",
     "rram",
+    "reproduce",
     "bench",
     "bundle",
     "verify",
