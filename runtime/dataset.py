@@ -19,6 +19,8 @@ from ..ortops.errors import InputError
 #: Images that `prepare` handles at a time.
 _PIECE = 64
 
+#: Kinds that have a train part and a test part.
+SPLIT = ("digits", "cifar10")
 SPECS = "cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR"
 
 

@@ -59,7 +59,8 @@ def reproduce(
     from .reproduce_report import write_experiment
 
     names = [experiments] if isinstance(experiments, str) else list(experiments)
-    if names == ["all"]:
+    every = names == ["all"]
+    if every:
         names = list(EXPERIMENTS)
     for name in names:
         if name not in EXPERIMENTS:
@@ -67,7 +68,7 @@ def reproduce(
     if amount is None:
         amount = effort(quick, options.get("device", "cpu"))
     run = Reproduction(data, weights, folder, amount, **options)
-    wanted = run.curves(names)
+    wanted = run.curves(names, leave_out=every)
     run.open()
     _announce(run, wanted)
     rows: list[Row] = []
@@ -106,8 +107,8 @@ def _announce(run: Reproduction, wanted: dict[str, list[Curve]]) -> None:
         run.say(f"{len(curves)} curves: all points are in {run.results}")
         return
     seconds = run.seconds(lacking)
-    training = [c for c in curves if c.retraining is not None and lacking[c]]
-    more = f", and re-training {len(training)} times" if training else ""
+    training = [c for c in curves if not run.models.has_weights(c)]
+    more = f", with {len(training)} re-training{'s' * (len(training) > 1)}" if training else ""
     run.say(
         f"{len(curves)} curves lack {points:,} points of {run.images:,} images: about "
         f"{clock(max(1.0, seconds))} on this machine{more}; every point is kept, so the same "

@@ -117,10 +117,17 @@ class Models:
         given = self.weights[curve.network]
         if curve.retraining is None:
             return given
-        path = self.folder / f"{curve.model}.safetensors"
+        path = self._retrained_path(curve)
         if not path.exists():
             self._retrain(curve, curve.retraining, given, path)
         return path
+
+    def has_weights(self, curve: Curve) -> bool:
+        """Return whether the weights of a curve's network are there, re-trained if need be."""
+        return curve.retraining is None or self._retrained_path(curve).exists()
+
+    def _retrained_path(self, curve: Curve) -> Path:
+        return self.folder / f"{curve.model}.safetensors"
 
     def _retrain(self, curve: Curve, plan: Retraining, weights: Path, path: Path) -> None:
         from ..export import Diverged, TrainingNoise

@@ -121,7 +121,8 @@ def _number(value: float | None, bound: str | None = None) -> str:
     if value is None:
         return "-"
     sign = {"above": "> ", "below": "< "}.get(bound or "", "")
-    return f"{sign}{value:.2e}" if 0 < value < 1e-2 else f"{sign}{value:.4g}"
+    text = f"{value:.2e}".replace("e-0", "e-") if 0 < value < 1e-2 else f"{value:.4g}"
+    return sign + text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

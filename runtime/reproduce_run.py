@@ -15,11 +15,11 @@ from ..ortops.bit_masks import mask_name
 from ..ortops.errors import InputError
 from ..ortops.formats import WORD_FORMATS
 from . import reproduce_paper as paper
-from .dataset import Dataset, load
+from .dataset import SPLIT, Dataset, load
 from .evaluate import Evaluator
 from .midpoint_groups import Group, fit_results
 from .reproduce_models import Models, RetrainingFailed, find_weights
-from .reproduce_settings import Curve, Effort, curves_of
+from .reproduce_settings import Curve, Effort, Retraining, curves_of
 from .reproduce_tables import Measured
 from .results import Results
 from .session import NoisySession
@@ -29,6 +29,8 @@ from .sweep import sweep
 #: A curve is complete when its ends lie within this share of the drop from clean and chance.
 _END = 0.15
 _TIMED_IMAGES = 200
+#: Of CIFAR-10.
+_TRAINING_IMAGES = 50_000
 _BATCH = 100
 
 
@@ -108,23 +110,39 @@ class Reproduction:
             models, self.weights, self.specification, self.data.sha256, self.device, self.say
         )
 
-    def curves(self, experiments: Iterable[str]) -> dict[str, list[Curve]]:
-        """Return the curves of each experiment that these networks allow.
+    def curves(self, experiments: Iterable[str], leave_out: bool) -> dict[str, list[Curve]]:
+        """Return the curves of each experiment that these networks and data allow.
+
+        Parameters
+        ----------
+        experiments : iterable of str
+        leave_out : bool
+            Say which ones cannot be run, and leave them out.
 
         Raises
         ------
         InputError
-            An experiment that needs VGG-A, where it is not there.
+            One of them cannot be run.
         """
         wanted = {}
         for name in experiments:
-            wanted[name] = curves_of(name, self.networks, self.amount.retrainings)
-            if not wanted[name]:
-                raise InputError(
-                    f"{name}: needs the weights of VGG-A, got those of "
-                    + ", ".join(f"VGG-{n}" for n in self.networks)
-                )
+            curves = curves_of(name, self.networks, self.amount.retrainings)
+            reason = self._reason_against(name, curves)
+            if reason and not leave_out:
+                raise InputError(f"{name}: {reason}")
+            if reason:
+                self.say(f"left out: {name}: {reason}")
+            else:
+                wanted[name] = curves
         return wanted
+
+    def _reason_against(self, name: str, curves: list[Curve]) -> str:
+        if not curves:
+            have = ", ".join(f"VGG-{n}" for n in self.networks)
+            return f"needs the weights of VGG-A, got those of {have}"
+        if name == "a2" and self.specification.partition(":")[0] not in SPLIT:
+            return f"needs images to train on, cifar10:DIR or digits, got {self.specification}"
+        return ""
 
     def measure(self, curve: Curve) -> Measured:
         """Measure a curve, or take what is measured already, and fit it.
@@ -195,7 +213,7 @@ class Reproduction:
     def seconds(self, lacking: dict[Curve, int]) -> float:
         """Estimate how long the lacking points take, from a few images of each network.
 
-        Skipped images and rates that are added later are not counted, nor is re-training.
+        Skipped images and rates that are added later are not counted.
         """
         by_model: dict[tuple[str, bool], float] = {}
         total = 0.0
@@ -204,8 +222,18 @@ class Reproduction:
             if points and kind not in by_model:
                 plain = Curve(curve.network, "int8" if kind[1] else "float32")
                 by_model[kind] = self._seconds_an_image(plain)
-            total += points * self.images * by_model.get(kind, 0.0)
+            number = points * self.images
+            if curve.retraining is not None and not self.models.has_weights(curve):
+                number += self._images_of_retraining(curve.retraining)
+            total += number * by_model.get(kind, 0.0)
         return total
+
+    def _images_of_retraining(self, plan: Retraining) -> int:
+        """Return what re-training costs, in inferences."""
+        # Of an image, a training step costs about 4 and a test in PyTorch 1.5; an epoch ends with
+        # two tests, and two come before.
+        images = plan.images or _TRAINING_IMAGES
+        return 4 * plan.epochs * images + 3 * (plan.epochs + 1) * len(self.data)
 
     def _seconds_an_image(self, curve: Curve) -> float:
         session = NoisySession(self.models.path(curve), threads=self.threads)

@@ -258,6 +258,9 @@ def findings_of(experiment: str, measured: Results) -> list[Finding]:
             order = " > ".join(m.curve.network for m in curves)
             start = f"{storage}: {title if experiment == 'fig7' else ''}{order}"
             found.append(_falling(start, curves))
+    if experiment in ("fig3", "table2") and "A" in networks:
+        first = [measured[Curve("A")]]
+        found.append(_near("VGG-A, float32: within a factor 1.8 of the paper's", first, 1.8))
     if experiment in ("table2", "fig5"):
         for n in networks:
             curves = [measured[Curve(n, f)] for f in ("float16", "float32", "float64")]
@@ -270,6 +273,7 @@ def findings_of(experiment: str, measured: Results) -> list[Finding]:
         for n in networks:
             curves = [m for c, m in measured.items() if c.network == n]
             found.append(_falling(f"VGG-{n}: rises from exponent bit 1 to 8", curves[::-1]))
+            found.append(_near(f"VGG-{n}: each within a factor 2.5 of the paper's", curves, 2.5))
     if experiment == "fig4":
         found += _harmless(measured)
     if experiment in ("table4", "fig6"):
@@ -306,6 +310,17 @@ _BEYOND = {
 
 def _interval(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
+
+
+def _near(statement: str, curves: Sequence[Measured], factor: float) -> Finding:
+    """Whether each curve's midpoint is near the paper's."""
+    factors = []
+    for m in curves:
+        if m.fit.midpoint is None or m.curve.expected is None:
+            return Finding(statement, None, _OUTSIDE)
+        factors.append(math.exp(abs(math.log(m.fit.midpoint / m.curve.expected))))
+    detail = "factors " + ", ".join(f"{value:.3g}" for value in factors)
+    return Finding(statement, max(factors) <= factor, detail)
 
 
 def _within(over: Measured, under: Measured, factor: float) -> Finding:

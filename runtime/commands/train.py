@@ -13,7 +13,6 @@ from ...ortops.errors import InputError
 from .common import bounded, print_json, progress, require
 from .training_options import (
     GUARDS,
-    SPLIT,
     add_noise_arguments,
     add_run_arguments,
     check_paths,
@@ -65,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, print the accuracy."""
+    from ..dataset import SPLIT
+
     recipe = args.data.partition(":")[0]
     if recipe not in SPLIT:
         raise InputError(f"--data: expected digits or cifar10:DIR, got {args.data!r}")

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ...export import Epoch, TrainingNoise
     from ..dataset import Dataset
 
-#: Data sets that have a train part and a test part.
-SPLIT = ("digits", "cifar10")
-
 GUARDS = """\
 A step whose loss, gradient or running statistics are NaN or Inf is skipped: it changes nothing.
 With noise, a gradient longer than --clip is scaled to that length. Both are counted and printed.
@@ -186,7 +183,7 @@ def load_parts(
     InputError
         No such data, a data set of one part without another to test on, or no labels.
     """
-    from ..dataset import load
+    from ..dataset import SPLIT, load
 
     if test_data is None and data.partition(":")[0] not in SPLIT and ":" in data:
         raise InputError(

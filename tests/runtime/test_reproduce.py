@@ -9,12 +9,14 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 from conftest import PROGRAM
 
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import Results
 from noisystore.runtime.cli import main
+from noisystore.runtime.dataset import load
 from noisystore.runtime.reproduce_models import find_weights
 
 EFFORT = ["--data", "digits", "--images", "60", "--trials", "1", "--threads", "1"]
@@ -200,6 +202,10 @@ def test_quick_says_what_it_leaves_out(weights, tmp_path, capsys):
         ({"--networks": "b", "what": "fig4"}, "fig4: needs the weights of VGG-A, got those of"),
         ({"--images": "501"}, "images: expected a number from 1 to 500"),
         ({"--data": "npz:none.npz"}, "none.npz"),
+        (
+            {"--data": "npz:../digits.npz", "what": "a2"},
+            "a2: needs images to train on, cifar10:DIR",
+        ),
         ({"-o": "file"}, "file"),
         ({"what": "fig9"}, "invalid choice: 'fig9'"),
     ],
@@ -209,6 +215,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("kept")
+    digits = load("digits")
+    np.savez(tmp_path.parent / "digits.npz", x=digits.images, y=digits.labels)
     given = {"what": "fig3", "--weights": str(weights), "--data": "digits", "-o": "out"} | change
     arguments = ["reproduce", given.pop("what")]
     assert main([*arguments, *(part for pair in given.items() for part in pair)]) == 2
@@ -229,6 +237,19 @@ def test_a_folder_is_of_one_set_of_weights(weights, reproduced, tmp_path, capsys
     (other / "vgg-b-2.safetensors").write_bytes(data)
     assert main(["reproduce", "fig3", *options(other, tmp_path / "out")]) == 2
     assert "expected one file of VGG-B, got vgg-b-2.safetensors" in capsys.readouterr().err
+
+
+def test_all_leaves_out_what_the_weights_do_not_allow(weights, tmp_path, capsys):
+    only = tmp_path / "weights"
+    only.mkdir()
+    shutil.copy(weights / "vgg-b-digits.safetensors", only)
+    arguments = options(only, tmp_path / "out")
+    assert main(["reproduce", "all", *arguments, "--images", "20", "--json"]) == 0
+    captured = capsys.readouterr()
+    for name in ("fig4", "fig5", "fig6", "a2"):
+        assert f"left out: {name}: needs the weights of VGG-A, got those of VGG-B" in captured.err
+    names = [row["experiment"] for row in json.loads(captured.out)]
+    assert list(dict.fromkeys(names)) == ["fig3", "table2", "table5", "table4", "fig7"]
 
 
 def test_weights_that_are_none(tmp_path, capsys):

@@ -169,8 +169,7 @@ def test_statements_that_are_wrong_open_or_out_of_range():
         curves = (Curve("A"), Curve("B"))
         middles = (first, second)
         pair = {c: measured(c, m, images=images) for c, m in zip(curves, middles, strict=True)}
-        (finding,) = findings_of("fig3", pair)
-        return finding.holds
+        return findings_of("fig3", pair)[0].holds
 
     assert order(4e-6, 2e-6) is True
     assert order(2e-6, 4e-6) is False
@@ -178,6 +177,11 @@ def test_statements_that_are_wrong_open_or_out_of_range():
     assert order(None, 2e-6) is True
     assert order(2e-6, None) is False
     assert order(None, None) is None
+    near = [findings_of("table2", as_in_the_paper("table2", ["A"]))[0].holds]
+    for midpoint in (2.2e-6 * 1.75, 2.2e-6 * 1.9, 2.2e-6 / 1.9, None):
+        found = as_in_the_paper("table2", ["A"]) | {Curve("A"): measured(Curve("A"), midpoint)}
+        near.append(findings_of("table2", found)[0].holds)
+    assert near == [True, True, False, False, None]
     falls = as_in_the_paper("fig4")
     falls[Curve("A", mask="msb:12-31")] = measured(Curve("A", mask="msb:12-31"), 1e-2)
     assert [f.holds for f in findings_of("fig4", falls)] == [True, False]
