@@ -8,9 +8,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ..ortops.errors import InputError
 from ..ortops.files import write_whole
 
 Array = npt.NDArray[Any]
+Record = TypeVar("Record")
 
 
 def run_key(
@@ -52,6 +53,15 @@ def run_key(
         shape = str(images.shape).encode()
         key[name] = _digest(shape, np.ascontiguousarray(images), np.ascontiguousarray(labels))
     return key | {name: json.dumps(value, default=str) for name, value in settings.items()}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's state, names and values, in hexadecimal digits."""
+    parts: list[Any] = []
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        parts += [name.encode(), values.numpy()]
+    return _digest(*parts)
 
 
 def _digest(*parts: Any) -> str:
@@ -109,7 +119,8 @@ def restore_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> list[dict[str, Any]]:
+    records: Callable[[Any, Any], list[Record]],
+) -> list[Record]:
     """Load a checkpoint of this run.
 
     Parameters
@@ -120,10 +131,13 @@ def restore_checkpoint(
         Of `run_key`; the checkpoint's must be the same.
     model, optimizer, schedule
         Whose states are set.
+    records : callable
+        Makes records of those in the file and the schedule's last step; raises where they do not
+        fit.
 
     Returns
     -------
-    list of dict
+    list
         The epochs' records.
 
     Raises
@@ -139,10 +153,12 @@ def restore_checkpoint(
                 f"checkpoint {path} is of another run, with another {differing}; choose another "
                 "path, or start afresh with resume off"
             )
+        done = records(saved["epochs"], saved["schedule"]["last_epoch"])
         model.load_state_dict(saved["state_dict"])
         optimizer.load_state_dict(saved["optimizer"])
+        _check_shapes(optimizer)
         schedule.load_state_dict(saved["schedule"])
-        return [dict(record) for record in saved["epochs"]]
+        return done
     except InputError:
         raise
     except Exception as error:
@@ -150,6 +166,19 @@ def restore_checkpoint(
             f"checkpoint {path}: expected one written by train, got {type(error).__name__}; "
             "delete it, or choose another path"
         ) from error
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Check that an optimizer keeps what it needs, in a parameter's shape; PyTorch does not."""
+    adam = isinstance(optimizer, torch.optim.AdamW)
+    names = {"step", "exp_avg", "exp_avg_sq"} if adam else {"momentum_buffer"}
+    for parameter, state in optimizer.state.items():
+        if state.keys() != names:
+            raise ValueError("another optimizer")
+        for name, value in state.items():
+            shape = torch.Size() if name == "step" else parameter.shape
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name}: another shape")
 
 
 def _difference(saved: Any, run: Mapping[str, str]) -> str:

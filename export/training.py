@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from ..ortops.errors import InputError
 from .checkpoint import restore_checkpoint, run_key, save_checkpoint
@@ -25,12 +25,15 @@ from .training_data import (
     Normalizer,
     accuracy,
     augmented,
-    check_data,
     device_of,
     normalizer,
 )
-from .training_noise import TrainingNoise, step_seed
+from .training_noise import TrainingNoise, is_number, step_seed
+from .training_setup import check_fit, check_trainable, on_device, seeded, threads
 from .training_steps import GuardedSteps
+
+#: Images of which a noisy epoch takes its running statistics.
+STATISTICS_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -177,55 +180,90 @@ def train(
     Raises
     ------
     InputError
-        Arrays of the wrong type or shape, a bad setting, a device that is not there, or a
-        checkpoint of another run.
+        Arrays of the wrong type or shape, a model that does not fit them or has nothing to train,
+        a bad setting, a device that is not there, or a checkpoint of another run.
     Diverged
-        No step of an epoch had a finite loss and gradient (an InputError, too).
+        No step of an epoch had a finite loss and gradient, or a value of the model is not finite
+        after it (an InputError, too).
 
     Notes
     -----
-    A step that meets a NaN or an Inf changes nothing, and is counted: see `GuardedSteps`.
+    A step that meets a NaN or an Inf changes nothing, and is counted: see `GuardedSteps`. One
+    flip can leave running statistics that are finite but huge. So a noisy epoch ends by taking
+    those of batch normalisation anew, without noise, from the first 2,000 training images.
     """
     settings = _settings(recipe, epochs, batch, lr)
-    check_data(images, labels, "train")
-    check_data(test_images, test_labels, "test")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed: expected an integer, got {seed!r}")
     scale = normalizer(normalization, model)
-    run: dict[str, str] = {}
-    if checkpoint is not None:
-        normalized = [scale.mean.flatten().tolist(), scale.std.flatten().tolist()]
-        parts = {"seed": seed, "normalization": normalized, "device": device, "origin": origin}
-        parts |= asdict(settings) | {"noise": asdict(noise) if noise is not None else None}
-        data = {"training data": (images, labels), "test data": (test_images, test_labels)}
-        run = run_key(model, parts, data)
     done: list[Epoch] = []
-    with _threads(settings.threads), on_device(model, device):
-        job = _Run(model, images, labels, scale, settings, noise, seed)
-        if checkpoint is not None and resume and Path(checkpoint).exists():
-            saved = restore_checkpoint(Path(checkpoint), run, model, job.optimizer, job.schedule)
-            done = [Epoch(**record) for record in saved]
-        for epoch in range(len(done), settings.epochs):
-            started = time.perf_counter()
-            steps = job.epoch(epoch)
-            record = Epoch(
-                epoch=epoch + 1,
-                epochs=settings.epochs,
-                loss=steps.loss,
-                accuracy=accuracy(model, test_images, test_labels, normalization=scale),
-                noisy_accuracy=job.noisy_accuracy(test_images, test_labels),
-                seconds=time.perf_counter() - started,
-                steps=steps.steps,
-                skipped=steps.skipped,
-                clipped=steps.clipped,
-            )
-            done.append(record)
-            if checkpoint is not None:
-                records = [asdict(e) for e in done]
-                save_checkpoint(Path(checkpoint), run, model, job.optimizer, job.schedule, records)
-            if progress is not None:
-                progress(record)
-        model.eval()
+    with threads(settings.threads), on_device(model, device):
+        classes = check_fit(model, images, labels, test_images, test_labels, scale)
+        # The last batch of an epoch may be of one image, which batch normalisation may not take.
+        smallest = len(labels) % settings.batch or settings.batch
+        example = scale(torch.from_numpy(images[: min(2, smallest)]).to(device_of(model)))
+        check_trainable(model, example, classes)
+        run: dict[str, str] = {}
+        if checkpoint is not None:
+            normalized = [scale.mean.flatten().tolist(), scale.std.flatten().tolist()]
+            parts = {"seed": seed, "normalization": normalized, "device": device}
+            parts |= {"origin of the weights": origin}
+            parts |= asdict(settings) | {"noise": asdict(noise) if noise is not None else None}
+            data = {"training data": (images, labels), "test data": (test_images, test_labels)}
+            run = run_key(model, parts, data)
+        try:
+            job = _Run(model, images, labels, scale, settings, noise, seed)
+            if checkpoint is not None and resume and Path(checkpoint).exists():
+                done = restore_checkpoint(
+                    Path(checkpoint),
+                    run,
+                    model,
+                    job.optimizer,
+                    job.schedule,
+                    partial(_saved_epochs, epochs=settings.epochs, steps=job.steps),
+                )
+            for epoch in range(len(done), settings.epochs):
+                started = time.perf_counter()
+                steps = job.epoch(epoch)
+                record = Epoch(
+                    epoch=epoch + 1,
+                    epochs=settings.epochs,
+                    loss=steps.loss,
+                    accuracy=accuracy(model, test_images, test_labels, normalization=scale),
+                    noisy_accuracy=job.noisy_accuracy(test_images, test_labels),
+                    seconds=time.perf_counter() - started,
+                    steps=steps.steps,
+                    skipped=steps.skipped,
+                    clipped=steps.clipped,
+                )
+                done.append(record)
+                if checkpoint is not None:
+                    records = [asdict(e) for e in done]
+                    save_checkpoint(
+                        Path(checkpoint), run, model, job.optimizer, job.schedule, records
+                    )
+                if progress is not None:
+                    progress(record)
+        finally:
+            model.eval()
     last = done[-1]
     return Training(done, last.accuracy, sum(e.seconds for e in done), last.noisy_accuracy)
+
+
+def _saved_epochs(records: Any, step: Any, epochs: int, steps: int) -> list[Epoch]:
+    """Make the records of a checkpoint, written after `step` steps; ValueError: they do not fit."""
+    done = [Epoch(**record) for record in records]
+    for number, epoch in enumerate(done, 1):
+        values = asdict(epoch)
+        if values["noisy_accuracy"] is None:
+            del values["noisy_accuracy"]
+        if not all(map(is_number, values.values())):
+            raise ValueError("not a number")
+        if (epoch.epoch, epoch.epochs) != (number, epochs):
+            raise ValueError("another epoch")
+    if not 1 <= len(done) <= epochs or step != len(done) * steps:
+        raise ValueError("another number of epochs")
+    return done
 
 
 class _Run:
@@ -265,10 +303,8 @@ class _Run:
         steps = GuardedSteps(self.model, self.optimizer, self.schedule, limit)
         first = (self.seed * 1_000_003 + epoch) % (1 << 63)
         generator = torch.Generator().manual_seed(first)
-        state = torch.random.get_rng_state()
-        torch.manual_seed(first)
         self.model.train()
-        try:
+        with seeded(first):
             order = torch.randperm(len(self.targets), generator=generator)
             for number, chosen in enumerate(order.split(self.settings.batch)):
                 x = augmented(
@@ -277,8 +313,13 @@ class _Run:
                 step = epoch * self.steps + number
                 x, target = self.scale(x.to(self.device)), self.targets[chosen].to(self.device)
                 steps.take(partial(self._loss, x, target, chosen, step), len(chosen))
-        finally:
-            torch.random.set_rng_state(state)
+            steps.check()
+            if self.noise is not None:
+                batches = self.inputs[:STATISTICS_IMAGES].split(self.settings.batch)
+                if len(batches) > 1 and len(batches[-1]) == 1:  # too few for a variance
+                    batches = batches[:-1]
+                update_bn((self.scale(x.to(self.device)) for x in batches), self.model)
+                steps.check()
         return steps
 
     def _loss(self, x: Tensor, target: Tensor, chosen: Tensor, step: int) -> Tensor:
@@ -298,43 +339,6 @@ class _Run:
         return self.noise.accuracy(self.noisy, images, labels, self.scale, self.seed)
 
 
-@contextmanager
-def on_device(model: nn.Module, device: str) -> Iterator[None]:
-    """Move a model to a device within a block.
-
-    Raises
-    ------
-    InputError
-        No such device.
-    """
-    try:
-        there = torch.device(device)
-    except (RuntimeError, TypeError):
-        there = torch.device("meta")
-    if there.type not in ("cpu", "cuda"):
-        raise InputError(f"device: expected cpu, cuda or cuda:N, got {device!r}")
-    if there.type == "cuda" and (there.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices; choose cpu"
-        )
-    before = device_of(model)
-    model.to(there)
-    try:
-        yield
-    finally:
-        model.to(before)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _settings(
     recipe: Recipe | str, epochs: int | None, batch: int | None, lr: float | None
 ) -> Recipe:
@@ -345,12 +349,11 @@ def _settings(
     given = {"epochs": epochs, "batch": batch, "lr": lr}
     settings = Recipe(**{**asdict(recipe), **{k: v for k, v in given.items() if v is not None}})
     for name in ("epochs", "batch"):
-        if not isinstance(getattr(settings, name), int) or getattr(settings, name) < 1:
-            raise InputError(
-                f"{name}: expected a positive integer, got {getattr(settings, name)!r}"
-            )
-    if not 0 < settings.lr < float("inf"):
-        raise InputError(f"lr: expected a positive number, got {settings.lr!r}")
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}: expected a positive integer, got {value!r}")
+    if not is_number(settings.lr) or not 0 < settings.lr <= 1e30:
+        raise InputError(f"lr: expected a number above 0 and up to 1e30, got {settings.lr!r}")
     return settings
 
 

@@ -26,6 +26,12 @@ class Normalizer:
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
 
+    @property
+    def channels(self) -> int | None:
+        """Channels that images must have; None: any."""
+        number = max(self.mean.numel(), self.std.numel())
+        return None if number == 1 else number
+
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise images [N, C, H, W], on the device where they are."""
         mean, std = self.mean.to(images.device), self.std.to(images.device)
@@ -109,13 +115,14 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def check_data(images: Any, labels: Any, what: str) -> None:
-    """Check the arrays of a data set, which `what` names.
+def check_data(images: Any, labels: Any, what: str, channels: int | None) -> None:
+    """Check the arrays of a data set, which `what` names; channels: of its normalisation.
 
     Raises
     ------
     InputError
-        Another type or shape than uint8 [N, C, H, W] and int64 [N], or no image.
+        Another type or shape than uint8 [N, C, H, W] and int64 [N], no image, another number of
+        channels, or a label below 0.
     """
     if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4:
         raise InputError(f"{what} images: expected a uint8 array [N, C, H, W]")
@@ -123,6 +130,13 @@ def check_data(images: Any, labels: Any, what: str) -> None:
         raise InputError(f"{what} labels: expected an int64 array [{len(images)}]")
     if not len(labels):
         raise InputError(f"{what} images: expected at least one, got none")
+    if channels is not None and images.shape[1] != channels:
+        raise InputError(
+            f"{what} images: expected {channels} channels, as the normalization has, got "
+            f"{images.shape[1]}"
+        )
+    if labels.min() < 0:
+        raise InputError(f"{what} labels: expected numbers from 0, got {labels.min()}")
 
 
 def augmented(x: Tensor, flip: bool, crop: int, generator: torch.Generator) -> Tensor:

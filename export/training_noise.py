@@ -84,10 +84,10 @@ class TrainingNoise:
             )
         if self.schedule == "log" and all(b == 0 for _, b in ends):
             raise InputError("schedule log: expected a rate above 0, got 0")
-        if not _is_number(self.ramp) or not 0 < self.ramp <= 1:
+        if not is_number(self.ramp) or not 0 < self.ramp <= 1:
             raise InputError(f"ramp: expected a number above 0 and up to 1, got {self.ramp!r}")
         limit = self.max_gradient_norm
-        if limit is not None and not (_is_number(limit) and 0 < limit < math.inf):
+        if limit is not None and not (is_number(limit) and 0 < limit < math.inf):
             raise InputError(
                 f"max_gradient_norm: expected a positive number or None, got {limit!r}"
             )
@@ -115,7 +115,8 @@ class TrainingNoise:
         (p01, p10)
         """
         target = self._pair(self.bit_error_rate)
-        last = math.ceil(self.ramp * steps) - 1
+        # Rounded first: 0.07 of 100 steps is a little above 7 in floating point.
+        last = math.ceil(round(self.ramp * steps, 6)) - 1
         if self.schedule == "constant" or step >= last:
             return target
         start, done = self._start, step / last
@@ -190,5 +191,6 @@ def _seed_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:8], "little")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Say whether a value is an int or a float; a bool is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,12 @@ import torch
 from torch import nn
 
 from ..ortops.errors import InputError
+from .checkpoint import weights_digest
 from .instrumented import evaluating
-from .training import RECIPES, Recipe, Training, on_device, train
-from .training_data import Images, Labels, accuracy, check_data, device_of, normalizer
+from .training import RECIPES, Recipe, Training, train
+from .training_data import Images, Labels, accuracy, device_of, normalizer
 from .training_noise import TrainingNoise
+from .training_setup import check_fit, on_device
 
 #: Settings of re-training by data set: those of `RECIPES` with few epochs and small steps.
 RETRAINING: Mapping[str, Recipe] = {
@@ -79,20 +80,16 @@ def retrain(
     Raises
     ------
     InputError
-        As `train`, or images or labels that the model does not take.
+        As `train`.
     """
     if isinstance(recipe, str):
         if recipe not in RETRAINING:
             raise InputError(f"recipe: expected {', '.join(RETRAINING)}, got {recipe!r}")
         recipe = RETRAINING[recipe]
-    check_data(images, labels, "train")
-    check_data(test_images, test_labels, "test")
     scale = normalizer(normalization, model)
     with on_device(model, device):
-        classes = max(labels.max(), test_labels.max()) + 1
-        for part in (images, test_images):
-            example = scale(torch.from_numpy(part[:2]).to(device_of(model)))
-            _check_fit(model, example, classes)
+        check_fit(model, images, labels, test_images, test_labels, scale)
+        example = scale(torch.from_numpy(test_images[:2]).to(device_of(model)))
         with evaluating(model):
             noisy = noise.wrap(model, example)
         clean_before = accuracy(model, test_images, test_labels, normalization=scale)
@@ -108,33 +105,7 @@ def retrain(
         normalization=scale,
         noise=noise,
         device=device,
-        origin=_digest(model),
+        origin=weights_digest(model),
         **options,
     )
     return Retrained(clean_before, noisy_before, training)
-
-
-def _check_fit(model: nn.Module, example: torch.Tensor, classes: int) -> None:
-    try:
-        with evaluating(model), torch.no_grad():
-            logits = model(example)
-    except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise InputError(
-            f"{type(model).__name__} does not take images of shape {list(example.shape[1:])}: "
-            f"{type(error).__name__}: {first}"
-        ) from error
-    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if not isinstance(shape, list) or len(shape) != 2 or shape[1] < classes:
-        raise InputError(
-            f"{type(model).__name__}: expected logits [N, {classes}] or wider for these labels, "
-            f"got {shape}"
-        )
-
-
-def _digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -14,15 +14,17 @@ from ..ortops.errors import InputError
 
 
 class Diverged(InputError):
-    """No step of an epoch was finite."""
+    """No step of an epoch was finite, or the model is not after it."""
 
 
 class GuardedSteps:
     """The optimizer steps of one epoch.
 
     A step is skipped if its loss, the 2-norm of its gradient, or a buffer after its forward pass
-    (such as a running variance of batch normalisation) is not finite. It changes nothing then: no
-    parameter, no state of the optimizer, no buffer. The schedule of learning rates goes on.
+    (such as a running variance of batch normalisation) is not finite. Buffers that hold an Inf or
+    a NaN from the start, such as a mask of attention, do not count. A skipped step changes
+    nothing: no parameter, no state of the optimizer, no buffer. The schedule of learning rates
+    goes on.
 
     Parameters
     ----------
@@ -48,6 +50,7 @@ class GuardedSteps:
     ) -> None:
         self.parameters = list(model.parameters())
         self.buffers = list(model.buffers())
+        self.finite = [b for b in self.buffers if b.is_floating_point() and _finite([b])]
         self.optimizer, self.schedule = optimizer, schedule
         self.limit = math.inf if max_gradient_norm is None else max_gradient_norm
         self.steps = self.skipped = self.clipped = 0
@@ -93,8 +96,7 @@ class GuardedSteps:
         loss.backward()
         # Its square may be too large for a float32 where no gradient is: such a step goes, too.
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.limit))
-        floats = [buffer for buffer in self.buffers if buffer.is_floating_point()]
-        if not math.isfinite(norm) or not _finite(floats):
+        if not math.isfinite(norm) or not _finite(self.finite):
             return False
         self.clipped += norm > self.limit
         return True
@@ -115,6 +117,21 @@ class GuardedSteps:
                 "a mask such as exponent:3- or mantissa"
             )
         return self._loss / self._images
+
+    def check(self) -> None:
+        """Check that a step was taken, and that the model is finite after it.
+
+        Raises
+        ------
+        Diverged
+            It is not.
+        """
+        _ = self.loss
+        if not _finite([*(p for p in self.parameters if p.requires_grad), *self.finite]):
+            raise Diverged(
+                "training: after an epoch a weight or a running statistic is NaN or Inf; lower the "
+                "learning rate or the noise"
+            )
 
 
 def _finite(tensors: list[Tensor]) -> bool:

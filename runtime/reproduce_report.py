@@ -58,10 +58,10 @@ def how_measured(measured: Results, whole: bool) -> str:
         return ", ".join(sorted({str(point[column]) for point in points}))
 
     trials = sorted({found.group.keys["trials"] for found in measured.values()})
-    counted = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+    counted = "1 trial" if trials == [1] else f"{'-'.join(map(str, trials))} trials"
     return (
         f"Measured on {'all' if whole else 'the first'} {points[0]['images']:,} images of "
-        f"{names('data')}, {counted} trials a rate, noise at the output of every layer, seed "
+        f"{names('data')}, {counted} a rate, noise at the output of every layer, seed "
         f"{names('seed')}; operator library {names('library_version')}, ONNX Runtime "
         f"{names('onnxruntime_version')}, {names('cpu')}."
     )

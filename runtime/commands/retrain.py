@@ -10,14 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import bounded, check_apart, positive, print_json, progress, require
+from .common import bounded, positive, print_json, progress, require
 from .training_options import (
     GUARDS,
     add_noise_arguments,
     add_run_arguments,
+    check_inputs_apart,
     check_paths,
     load_parts,
     make_noise,
+    next_export,
     noise_record,
     noise_text,
     removed_at_the_end,
@@ -83,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Re-train, save, print the accuracy before and after."""
     output, checkpoint = check_paths(args)
-    check_apart(output, args.weights, "output")
+    check_inputs_apart(args, output, checkpoint)
     scans = ("sklearn",) if args.data == "digits" else ()
     require(("torch", "safetensors", *scans), "demo" if scans else "export")
     noise = make_noise(args)
@@ -121,11 +123,7 @@ def run(args: argparse.Namespace) -> int:
         f"after, at {noise_text(noise)}"
     )
     print(f"wrote {output}")
-    words = "".join(f" --{name} {value:g}" for name, value in options.items())
-    print(
-        f"next: noisystore export {args.network}{words} --weights {output} --sites {noise.sites} "
-        f"-o {output.with_suffix('.onnx')}"
-    )
+    print(next_export(args.network, options, output, noise))
     return 0
 
 
@@ -184,7 +182,7 @@ def retrain_network(
     assert train_set.labels is not None
     assert test_set.labels is not None
     kind = data.partition(":")[0]
-    with removed_at_the_end(checkpoint):
+    with removed_at_the_end(checkpoint, resume):
         done = retrain(
             model,
             train_set.images,

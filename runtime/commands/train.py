@@ -18,6 +18,7 @@ from .training_options import (
     check_paths,
     load_parts,
     make_noise,
+    next_export,
     noise_record,
     noise_text,
     removed_at_the_end,
@@ -90,15 +91,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
         return 0
-    width = "" if args.width == 1 else f" --width {args.width:g}"
+    options = {} if args.width == 1 else {"width": args.width}
     print(f"clean accuracy {result['clean_accuracy']:.4f} on {result['images']} test images")
     if noise is not None:
         print(f"noisy accuracy {result['noisy_accuracy']:.4f} at {noise_text(noise)}")
     print(f"wrote {output}")
-    print(
-        f"next: noisystore export {args.network}{width} --weights {output} "
-        f"-o {output.with_suffix('.onnx')}"
-    )
+    print(next_export(args.network, options, output, noise))
     return 0
 
 
@@ -131,7 +129,7 @@ def train_network(
     made = {"network": network, "width": width, "classes": classes, "seed": seed, "data": data}
     if noise is not None:
         made["noise"] = noise_record(noise)
-    with removed_at_the_end(checkpoint):
+    with removed_at_the_end(checkpoint, resume):
         training = train(
             model,
             train_set.images,

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
-from .common import bounded, check_output, positive, seed
+from .common import bounded, check_apart, check_output, positive, seed
 from .sweep import parse_mask
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 GUARDS = """\
 A step whose loss, gradient or running statistics are NaN or Inf is skipped: it changes nothing.
 With noise, a gradient longer than --clip is scaled to that length. Both are counted and printed.
-When no step of an epoch is finite, the run ends with an error."""
+A noisy epoch ends by taking the running statistics of batch normalisation anew, without noise, from
+the first 2,000 training images: one flip can make them huge. When no step of an epoch is finite, or
+a weight is not after it, the run ends with an error."""
 
 #: Option of the command line to the field of TrainingNoise.
 _NOISE_FIELDS = {
@@ -170,6 +173,26 @@ def check_paths(args: argparse.Namespace) -> tuple[Path, Path]:
     return output, checkpoint
 
 
+def check_inputs_apart(args: argparse.Namespace, output: Path, checkpoint: Path) -> None:
+    """Check that `retrain` writes no file that it reads: weights, images, or a network's.
+
+    Raises
+    ------
+    InputError
+        It would.
+    """
+    read = [args.weights]
+    for data in (args.data, args.test_data or ""):
+        kind, _, path = data.partition(":")
+        if kind == "npz":
+            read.append(path)
+    if ".py:" in args.network:
+        read.append(args.network.rpartition(":")[0])
+    for path in read:
+        check_apart(output, path, "output")
+        check_apart(checkpoint, path, "checkpoint")
+
+
 def load_parts(
     data: str,
     test_data: str | None = None,
@@ -238,14 +261,53 @@ def noise_text(noise: TrainingNoise) -> str:
     return f"rate {rates}, sites {noise.sites}, mask {mask if isinstance(mask, str) else 'a list'}"
 
 
+def next_export(
+    network: str, options: Mapping[str, Any], output: Path, noise: TrainingNoise | None
+) -> str:
+    """Tell the command that exports the new weights, with the sites and the format of training.
+
+    Parameters
+    ----------
+    network : str
+    options : mapping
+        ``width`` and ``classes`` where they are not the network's own.
+    output : pathlib.Path
+        The weights.
+    noise : TrainingNoise or None
+    """
+    words = ["noisystore", "export", network]
+    for name, value in options.items():
+        words += [f"--{name}", f"{value:g}"]
+    words += ["--weights", str(output)]
+    if noise is not None:
+        words += ["--sites", noise.sites]
+        if noise.storage_format != "native":
+            words += ["--storage-format", noise.storage_format]
+    return f"next: {shlex.join([*words, '-o', str(output.with_suffix('.onnx'))])}"
+
+
 @contextmanager
-def removed_at_the_end(checkpoint: Path) -> Iterator[None]:
-    """Remove a checkpoint when the work is done, or when it would only fail again."""
+def removed_at_the_end(checkpoint: Path, resume: bool) -> Iterator[None]:
+    """Remove a checkpoint when the work is done, or when it would only fail again.
+
+    One of a run that diverged stays if this run did not write it, or resumed it.
+    """
     from ...export import Diverged
 
+    before = _identity(checkpoint)
     try:
         yield
     except Diverged:
-        checkpoint.unlink(missing_ok=True)
+        if _identity(checkpoint) != before and not (resume and before):
+            checkpoint.unlink(missing_ok=True)
         raise
     checkpoint.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell a file from one that replaces it; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -160,10 +160,99 @@ def test_bad_input():
         ({"recipe": "mnist"}, "recipe"),
         ({"epochs": 0}, "epochs"),
         ({"batch": 1.5}, "batch"),
+        ({"batch": True}, "batch"),
         ({"lr": -1.0}, "lr"),
+        ({"lr": 1e38}, "lr"),
+        ({"lr": "fast"}, "lr: expected a number above 0 .* got 'fast'"),
+        ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
+        ({"seed": "1"}, "seed"),
     ]:
         with pytest.raises(InputError, match=match):
             train(narrow(), x, y, x, y, **keywords)
-    for bad in ((x.astype(np.float32), y), (x, y[:3]), (x, y.astype(np.int32)), (x[:0], y[:0])):
-        with pytest.raises(InputError, match="train"):
+    for bad, match in [
+        ((x.astype(np.float32), y), "uint8"),
+        ((x, y[:3]), "int64"),
+        ((x, y.astype(np.int32)), "int64"),
+        ((x[:0], y[:0]), "at least one"),
+        ((x, y - 100), "numbers from 0"),
+        ((x[:, :1], y), "expected 3 channels, as the normalization has, got 1"),
+        ((np.concatenate([x, x[:, :1]], 1), y), "expected 3 channels, .* got 4"),
+    ]:
+        with pytest.raises(InputError, match=f"train .*{match}"):
             train(narrow(), *bad, x, y)
+        with pytest.raises(InputError, match=f"test .*{match}"):
+            train(narrow(), x, y, *bad)
+    with pytest.raises(InputError, match=r"logits \[N, 41\] or wider .* got \[2, 10\]"):
+        train(narrow(), x, np.arange(8) + 33, x, y, batch=8)
+
+
+class Odd(torch.nn.Module):
+    """Gives a tuple in training mode, as GoogLeNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 10)
+
+    def forward(self, x):
+        logits = self.last(self.norm(x).mean((2, 3)))
+        return (logits, logits) if self.training else logits
+
+
+def test_a_model_that_cannot_be_trained_stays_as_it_was():
+    x, y = tiny(9)
+    frozen = narrow().requires_grad_(False)
+    flat = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(3072, 10), torch.nn.BatchNorm1d(10)
+    )
+    for model, match in [
+        (Odd(), "Odd in training mode: expected logits .* got tuple"),
+        (frozen, "expected a parameter to train"),
+        (torch.nn.Flatten(), "expected a parameter to train"),
+        (flat, "in training mode does not take .* 1 a batch: .*more than 1 value"),
+    ]:
+        before, state = weights(model), torch.random.get_rng_state()
+        with pytest.raises(InputError, match=match):
+            train(model, x, y, x, y, epochs=1, batch=8)
+        assert weights(model) == before
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("recipe", ["digits", "cifar10"])
+def test_a_tampered_checkpoint_is_refused(tmp_path, recipe):
+    x, y = tiny(16)
+    path = tmp_path / "run.pt"
+
+    def run():
+        train(narrow(), x, y, x, y, recipe=recipe, epochs=2, batch=8, checkpoint=path)
+
+    run()
+    record = torch.load(path)["epochs"][0]
+
+    def first(saved):
+        return next(iter(saved["optimizer"]["state"].values()))
+
+    def reshape(saved):
+        state = first(saved)
+        name = next(iter(state.keys() - {"step"}))
+        state[name] = state[name].flatten()
+
+    for change in [
+        lambda saved: saved.update(epochs=[{}]),
+        lambda saved: saved.update(epochs=[]),
+        lambda saved: saved.update(epochs=7),
+        lambda saved: saved.update(epochs=[record]),
+        lambda saved: saved.update(epochs=[record, record]),
+        lambda saved: saved["epochs"].append({**record, "epoch": 3}),
+        lambda saved: saved["epochs"][1].update(loss="none"),
+        lambda saved: saved["schedule"].update(last_epoch=3),
+        lambda saved: first(saved).clear(),
+        reshape,
+    ]:
+        whole = path.read_bytes()
+        saved = torch.load(path)
+        change(saved)
+        torch.save(saved, path)
+        with pytest.raises(InputError, match="expected one written by train, got"):
+            run()
+        path.write_bytes(whole)
+    run()

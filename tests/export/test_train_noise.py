@@ -44,6 +44,10 @@ def run(noise=MANTISSA, model=None, **keywords):
     return train(model, x, y, x, y, noise=noise, **options), weights(model)
 
 
+def interrupted(record):
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def recorded(monkeypatch):
     """Settings of every noisy training step, as they reach the model."""
@@ -118,12 +122,9 @@ def test_an_interrupted_noisy_run_ends_as_an_uninterrupted_one(tmp_path):
     ramp = TrainingNoise(1e-3, bit_mask="mantissa", schedule="log", start=1e-5)
     expected, whole = run(ramp, epochs=3)
 
-    def stop(record):
-        raise KeyboardInterrupt
-
     path = tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
-        run(ramp, epochs=3, checkpoint=path, progress=stop)
+        run(ramp, epochs=3, checkpoint=path, progress=interrupted)
     result, resumed = run(ramp, narrow(9), epochs=3, checkpoint=path)
     assert resumed == whole
     assert [replace(e, seconds=0) for e in result.epochs] == [
@@ -132,7 +133,7 @@ def test_an_interrupted_noisy_run_ends_as_an_uninterrupted_one(tmp_path):
     for other in (None, replace(ramp, start=2e-5), replace(ramp, sites="layer")):
         with pytest.raises(InputError, match="another run, with another noise"):
             run(other, epochs=3, checkpoint=path)
-    with pytest.raises(InputError, match="another run, with another origin"):
+    with pytest.raises(InputError, match="another run, with another origin of the weights"):
         run(ramp, epochs=3, checkpoint=path, origin="elsewhere")
 
 
@@ -198,6 +199,7 @@ def test_parameters_are_trained_through_their_noise(sites):
         ({"schedule": "log", "start": 1e-7}, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3]),
         ({"schedule": "log", "start": 1e-5, "ramp": 0.5}, [1e-5, 1e-4, 1e-3, 1e-3, 1e-3]),
         ({"schedule": "linear", "ramp": 0.01}, [1e-3] * 5),
+        ({"schedule": "linear", "ramp": 1e-9}, [1e-3] * 5),
     ],
 )
 def test_schedules(changes, expected, recorded):
@@ -206,6 +208,13 @@ def test_schedules(changes, expected, recorded):
     assert all(p01 == p10 for p01, p10 in pairs)
     run(replace(MANTISSA, **changes), epochs=5, batch=80)
     assert [rate for rate, *_ in recorded] == pairs
+
+
+def test_a_ramp_is_not_a_step_longer_for_its_rounding():
+    ramp = TrainingNoise(1e-3, schedule="linear", ramp=0.07)
+    assert 0.07 * 100 > 7
+    assert ramp.rate_at(5, 100)[0] < 1e-3
+    assert ramp.rate_at(6, 100)[0] == 1e-3
 
 
 def test_schedules_of_unequal_rates():
@@ -235,6 +244,58 @@ def test_the_noisy_accuracy_is_that_of_the_instrumented_model():
     with noise(noisy, 1e-3, "mantissa", evaluation_seed(3), 0):
         expected = accuracy(noisy, x, y, normalization=model.normalization, batch=len(y))
     assert result.noisy_accuracy == expected
+
+
+def test_the_noisy_accuracy_does_not_depend_on_batches():
+    x, y = tiny(300)
+    model = narrow()
+    settings = TrainingNoise(2e-3, sites="layer", bit_mask="exponent:5-")
+    result = train(model, x[:64], y[:64], x, y, batch=32, epochs=1, noise=settings, seed=3)
+    noisy = instrument(model, sites="layer", args=torch.zeros(2, 3, 32, 32))
+    found = {}
+    for size in (300, 256):
+        places = range(0, 300, size)
+        parts = [slice(start, start + size) for start in places]
+        for first in {0, *places}:  # of all batches alike, or each its own
+            logits = []
+            for start, part in zip(places, parts, strict=True):
+                index = start if first else 0
+                with noise(noisy, 2e-3, "exponent:5-", evaluation_seed(3), index), torch.no_grad():
+                    scaled = training_module.normalizer(None, model)(torch.from_numpy(x[part]))
+                    logits.append(noisy(scaled))
+            found[size, first > 0] = float((torch.cat(logits).argmax(1).numpy() == y).mean())
+    assert found[256, True] == found[300, False] == result.noisy_accuracy
+    assert found[256, False] != result.noisy_accuracy, "choose a seed that tells them apart"
+
+
+def test_huge_running_statistics_of_one_flip_do_not_stay(monkeypatch, tmp_path):
+    settings, model, other = TrainingNoise(1e-6, sites="layer"), narrow(), narrow()
+
+    def variance(model):
+        state = model.state_dict().items()
+        return max(float(v.max()) for name, v in state if "running_var" in name)
+
+    path = tmp_path / "run.pt"
+    result, whole = run(settings, model, seed=5)
+    assert variance(model) < 100
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, other, seed=5, checkpoint=path, progress=interrupted)
+    assert variance(other) < 100
+    assert torch.load(path)["state_dict"].keys() == other.state_dict().keys()
+    assert run(settings, other, seed=5, checkpoint=path)[1] == whole
+    x, _ = tiny()
+    scaled = training_module.normalizer(None, model)(torch.from_numpy(x))
+    torch.optim.swa_utils.update_bn(scaled.split(32), model)
+    assert weights(model) == whole
+    monkeypatch.setattr(training_module, "update_bn", lambda *_: None)
+    without, _ = run(settings, other := narrow(), seed=5)
+    assert variance(other) > 1e9
+    assert without.accuracy < result.accuracy
+
+
+def test_a_clean_run_keeps_its_running_statistics(monkeypatch):
+    monkeypatch.setattr(training_module, "update_bn", None)
+    run(noise=None, epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +341,8 @@ def test_noise_that_does_not_fit_the_model_changes_nothing(noise_, match, tmp_pa
 
 
 def test_devices():
-    for device, match in (("tpu", "expected cpu, cuda"), ("meta", "cpu, cuda"), ("cuda:99", "99")):
+    numbers = [(f"cuda:{number}", str(number)) for number in (99, 200, 256, 1000, 10**8)]
+    for device, match in (("tpu", "expected cpu, cuda"), ("meta", "cpu, cuda"), *numbers):
         with pytest.raises(InputError, match=f"device.*{match}"):
             run(device=device)
 

@@ -33,6 +33,8 @@ def small(tmp_path_factory):
         np.savez(folder / f"{name}.npz", x=x, y=y)
     np.savez(folder / "float.npz", x=np.zeros((4, 3, 32, 32), np.float32), y=np.arange(4) % 3)
     np.savez(folder / "low.npz", x=np.zeros((4, 3, 16, 16), np.uint8), y=np.arange(4) % 3)
+    np.savez(folder / "gray.npz", x=np.zeros((4, 1, 32, 32), np.uint8), y=np.arange(4) % 3)
+    np.savez(folder / "four.npz", x=np.zeros((4, 4, 32, 32), np.uint8), y=np.arange(4) % 3)
     np.savez(folder / "many.npz", x=np.zeros((4, 3, 32, 32), np.uint8), y=np.arange(4) + 5)
     torch.manual_seed(0)
     save_file(vgg("A", classes=3, width=0.03).state_dict(), folder / "w.safetensors")
@@ -128,12 +130,133 @@ def test_retraining_interrupted_and_resumed(small, tmp_path, ok, error, capsys, 
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_checkpoint_stays_where_another_run_fails(small, tmp_path, ok, error, monkeypatch):
+    from safetensors.torch import load_file
+
+    from noisystore.runtime.commands import retrain as command
+
+    def stop(text):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "w.safetensors"
+    options = [str(word) for word in retraining(small, *NOISE, "--epochs", "2", "-o", path)]
+    monkeypatch.setattr(command, "progress", stop)
+    assert main(options) == 130
+    monkeypatch.undo()
+    checkpoint = tmp_path / "w.safetensors.checkpoint"
+    kept = checkpoint.read_bytes()
+    diverging = ("--noise", "0.3", "--mask", "all")
+    assert "none of 4 steps" in error(*options, *diverging)
+    assert checkpoint.read_bytes() == kept
+    state = load_file(small / "w.safetensors")
+    state["classifier.weight"] *= 2
+    torch.save(state, tmp_path / "other.pt")
+    found = error(*options, "--resume", "--weights", tmp_path / "other.pt")
+    assert "another run, with another origin of the weights" in found
+    assert checkpoint.read_bytes() == kept
+    ok(*options, "--resume")
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_becomes_of_a_checkpoint_when_a_run_diverges(tmp_path, resume):
+    from noisystore.export import Diverged
+    from noisystore.ortops.files import write_whole
+    from noisystore.runtime.commands.training_options import removed_at_the_end
+
+    path = tmp_path / "run.checkpoint"
+
+    def diverge(written):
+        with removed_at_the_end(path, resume):
+            if written:
+                write_whole(path, written)
+            raise Diverged("no")
+
+    for before, written, left in [
+        (None, None, None),
+        (None, b"new", None),
+        (b"old", None, b"old"),
+        (b"old", b"new", b"new" if resume else None),
+    ]:
+        path.unlink(missing_ok=True)
+        if before:
+            write_whole(path, before)
+        with pytest.raises(Diverged):
+            diverge(written)
+        assert (path.read_bytes() if path.exists() else None) == left
+
+
+def test_the_accuracy_before_is_that_of_the_given_weights(small, tmp_path, ok):
+    from noisystore.export import TrainingNoise, accuracy, load_model
+    from noisystore.export.training_data import normalizer
+
+    first = tmp_path / "first.safetensors"
+    ok(*retraining(small, *NOISE, "--epochs", "4", "--lr", "0.05", "-o", first))
+    again = retraining(small, "--noise", "3e-2", "--mask", "exponent:5-", "-o", tmp_path / "o")
+    result = ok(*again, "--weights", first, "--epochs", "1")
+    model, example = load_model("vgg-a", weights=first, width=0.03, classes=3)
+    noise, data = TrainingNoise(3e-2, bit_mask="exponent:5-"), np.load(small / "test.npz")
+    noisy = noise.wrap(model, example[0])
+    before = noise.accuracy(noisy, data["x"], data["y"], normalizer(None, model), 0)
+    assert result["noisy_before"] == before
+    assert result["clean_before"] == accuracy(model, data["x"], data["y"])
+    assert result["noisy_before"] != result["clean_before"]
+
+
+def test_no_limit_of_gradients(small, tmp_path, ok):
+    options = retraining(small, *NOISE, "--epochs", "1", "-o", tmp_path / "o.safetensors")
+    result = ok(*options, "--clip", "none")
+    assert "max_gradient_norm" not in result["noise"]
+    assert result["records"][0]["clipped"] == 0
+
+
+def test_the_next_command_has_the_sites_and_the_format(tmp_path, capsys):
+    path = tmp_path / "w.safetensors"
+    command = ["train", "vgg-a", "--data", "digits", "--width", "0.03", "--epochs", "1", *NOISE]
+    command += ["--sites", "weight,layer", "--storage-format", "float16", "-o", str(path)]
+    assert main(command) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == (
+        f"next: noisystore export vgg-a --width 0.03 --weights {path} --sites weight,layer "
+        f"--storage-format float16 -o {tmp_path / 'w.onnx'}"
+    )
+    assert main(line.split()[2:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "checkpoint"),
+    [
+        *((name, False) for name in ("train.npz", "test.npz", "models.py", "w.pt")),
+        *((name, True) for name in ("train.npz", "test.npz", "w.pt")),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(tmp_path, error, at, checkpoint):
+    names = {name: name for name in ("train.npz", "test.npz", "models.py", "w.pt")}
+    if checkpoint:
+        names[at] = "o.checkpoint"
+    output = "o" if checkpoint else at
+    for name in names.values():
+        (tmp_path / name).write_bytes(b"precious")
+    command = ("retrain", f"{tmp_path / names['models.py']}:net", "--noise", "1e-3")
+    command += ("--weights", tmp_path / names["w.pt"], "-o", tmp_path / output)
+    command += ("--data", f"npz:{tmp_path / names['train.npz']}")
+    found = error(*command, "--test-data", f"npz:{tmp_path / names['test.npz']}")
+    assert f"expected another file than {tmp_path / names[at]}, which is read" in found
+    assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"precious"}
+
+
 def test_a_model_of_a_file(small, tmp_path, ok, error):
     (tmp_path / "models.py").write_text(
         "import torch\n"
         "def flat():\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 3),\n"
         "                               torch.nn.ReLU())\n"
+        "class Two(torch.nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        y = super().forward(x)\n"
+        "        return (y, y) if self.training else y\n"
+        "def two():\n"
+        "    return Two(torch.nn.Flatten(), torch.nn.Linear(3072, 3), torch.nn.ReLU())\n"
         "def pair():\n"
         "    class Pair(torch.nn.Module):\n"
         "        def forward(self, a, b):\n"
@@ -160,6 +283,8 @@ def test_a_model_of_a_file(small, tmp_path, ok, error):
     assert len(result["records"]) == 2
     pair = ("retrain", f"{tmp_path / 'models.py'}:pair", "--weights", tmp_path / "none.pt")
     assert "does not take images of shape [3, 32, 32]" in error(*pair, *data)
+    two = ("retrain", f"{tmp_path / 'models.py'}:two", "--weights", tmp_path / "w.pt")
+    assert "Two in training mode: expected logits" in error(*two, *data)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +307,7 @@ def test_a_model_of_a_file(small, tmp_path, ok, error):
         ([*NOISE, "--clip", "0"], "clip: expected"),
         (["--device", "tpu"], "expected cpu, cuda or cuda:N, got 'tpu'"),
         (["--device", "cuda:99"], "PyTorch finds"),
+        (["--device", "cuda:200"], "PyTorch finds"),
         (["--noise", "0.1"], "none of 21 steps of an epoch had a finite loss"),
     ],
 )
@@ -203,6 +329,8 @@ def test_train_with_bad_noise(tmp_path, error, options, message):
         ({"--data": "npz:float.npz"}, "train images: expected a uint8 array"),
         ({"--test-data": "npz:low.npz"}, "does not take images of shape [3, 16, 16]"),
         ({"--data": "npz:low.npz"}, "does not take images of shape [3, 16, 16]"),
+        ({"--data": "npz:gray.npz"}, "train images: expected 3 channels"),
+        ({"--test-data": "npz:four.npz"}, "test images: expected 3 channels"),
         ({"--data": "npz:many.npz"}, "expected logits [N, 9] or wider"),
         ({"--images": "65"}, "images: expected a number from 1 to 64"),
         ({"--sites": "no-such"}, "no-such"),

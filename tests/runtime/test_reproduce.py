@@ -68,7 +68,7 @@ def test_each_experiment_has_points_figure_and_table(reproduced):
         text = (reproduced / f"{name}.md").read_text()
         assert f"]({name}.png)" in text
         assert "| paper | here (95% interval) | ratio |" in text
-        assert "the first 60 images of digits/test, 1 trials a rate" in text
+        assert "the first 60 images of digits/test, 1 trial a rate" in text
     with (reproduced / "fig3.csv").open() as file:
         points = list(csv.DictReader(file))
     kept = [r for r in rows_in(reproduced) if "float32" in r["model"]]
@@ -145,7 +145,7 @@ def test_noisy_retraining(weights, tmp_path, capsys):
     assert rows[f"midpoint {after}"]["paper"] == 2.35e-6
     assert "1,297 images, rate 0.001, mask exponent:6-" in captured.err
     assert [r["model"] for r in rows_in(folder)].count("vgg-a-float32.onnx") > 3
-    assert f"| midpoint {after} | 2.35e-06 |" in (folder / "a2.md").read_text()
+    assert f"| midpoint {after} | 2.35e-6 |" in (folder / "a2.md").read_text()
     assert sorted(path.suffix for path in (folder / "models").iterdir()) == [
         *(".json", ".onnx", ".onnx", ".safetensors"),
     ]
