@@ -109,8 +109,9 @@ def _announce(run: Reproduction, wanted: dict[str, list[Curve]]) -> None:
     seconds = run.seconds(lacking)
     training = [c for c in curves if not run.models.has_weights(c)]
     more = f", with {len(training)} re-training{'s' * (len(training) > 1)}" if training else ""
+    number = f"{len(curves)} curves lack" if len(curves) > 1 else "1 curve lacks"
     run.say(
-        f"{len(curves)} curves lack {points:,} points of {run.images:,} images: about "
+        f"{number} {points:,} points of {run.images:,} images: about "
         f"{clock(max(1.0, seconds))} on this machine{more}; every point is kept, so the same "
         "command goes on after an interruption"
     )

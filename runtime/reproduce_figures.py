@@ -134,6 +134,8 @@ def _labels(measured: Results) -> dict[Curve, str]:
         if len({getattr(curve, name) for curve in measured}) > 1:
             prefix = "VGG-" if name == "network" else ""
             return {curve: prefix + getattr(curve, name) for curve in measured}
+    if len(measured) == 1:
+        return {curve: f"VGG-{curve.network}" for curve in measured}
     return {curve: f"{first_bit(curve.mask)}" for curve in measured}
 
 

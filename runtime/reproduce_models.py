@@ -14,12 +14,15 @@ from ..ortops.errors import InputError
 from ..ortops.files import write_whole
 from . import reproduce_paper as paper
 from .dataset import load
+from .model_file import model_sha256
 from .reproduce_settings import Curve, Retraining
 
 SITES = "layer"
 _RECORD = "reproduce.json"
 #: First and last layer, which tell a VGG's width and classes.
 _ENDS = ("features.0", "classifier")
+#: Channels of the first layer, and classes: beyond any VGG, and safe to allocate.
+_MOST = 1024
 
 
 class RetrainingFailed(InputError):
@@ -104,13 +107,20 @@ class Models:
         self.say(f"export {path.name}")
         if curve.storage != "int8":
             self._export(curve, weights, path, SITES)
+            self._keep_record()
             return path
         from ..export import quantize
 
         plain = path.with_name(f"vgg-{curve.network.lower()}-plain.onnx")
         self._export(curve, weights, plain, "none")
         quantize(plain, self.data, path, sites=SITES)
+        self._keep_record()
         return path
+
+    def sha256(self, curve: Curve) -> str | None:
+        """Return the checksum of the graph of a curve; None: there is none yet."""
+        path = self.folder / f"{curve.model}.onnx"
+        return model_sha256(path) if path.exists() else None
 
     def retrained(self, curve: Curve) -> Path:
         """Return the weights of a curve's network, re-trained where it asks for that."""
@@ -118,6 +128,9 @@ class Models:
         if curve.retraining is None:
             return given
         path = self._retrained_path(curve)
+        failed = path.with_suffix(".failed")
+        if failed.exists():
+            raise RetrainingFailed(f"{failed.read_text()} (it failed before: {failed})")
         if not path.exists():
             self._retrain(curve, curve.retraining, given, path)
         return path
@@ -153,6 +166,7 @@ class Models:
                 resume=True,
             )
         except Diverged as error:
+            write_whole(path.with_suffix(".failed"), str(error).encode())
             raise RetrainingFailed(str(error)) from None
 
     def _export(self, curve: Curve, weights: Path, path: Path, sites: str) -> None:
@@ -165,7 +179,7 @@ class Models:
         export_onnx(model, example, path, sites=sites, storage_format=storage)
 
     def _check_record(self, data_sha256: str) -> None:
-        """Keep what the folder is of, so that another run of it adds to the same networks."""
+        """Hold what the folder is of against these weights and data."""
         record = {"data": data_sha256}
         for network, file in self.weights.items():
             record[f"VGG-{network}"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -174,7 +188,7 @@ class Models:
         if path.exists():
             try:
                 before = dict(json.loads(path.read_text()))
-            except (OSError, ValueError, TypeError):
+            except (OSError, ValueError, TypeError, RecursionError):
                 raise InputError(f"{path}: damaged: choose another folder (-o)") from None
         for name, value in record.items():
             if before.get(name, value) != value:
@@ -182,7 +196,11 @@ class Models:
                     f"{self.folder.parent}: it holds a reproduction with other "
                     f"{'data' if name == 'data' else f'weights of {name}'}: choose another -o"
                 )
-        write_whole(path, (json.dumps(before | record, indent=2) + "\n").encode())
+        self._record = before | record
+
+    def _keep_record(self) -> None:
+        text = json.dumps(self._record, indent=2) + "\n"
+        write_whole(self.folder / _RECORD, text.encode())
 
 
 def shape_of(weights: Path) -> dict[str, Any]:
@@ -196,8 +214,15 @@ def shape_of(weights: Path) -> dict[str, Any]:
     from ..export.networks import read_state
 
     state = read_state(weights)
-    try:
-        channels, classes = (state[f"{name}.weight"].shape[0] for name in _ENDS)
-    except (KeyError, IndexError):
-        raise InputError(f"weights {weights}: expected those of a VGG, got others") from None
+    first, last = (state.get(f"{name}.weight") for name in _ENDS)
+    shapes = [() if tensor is None else tuple(tensor.shape) for tensor in (first, last)]
+    channels, *kernel = shapes[0] or (0,)
+    classes, *inputs = shapes[1] or (0,)
+    if kernel != [3, 3, 3] or len(inputs) != 1 or 0 in (channels, classes, *inputs):
+        raise InputError(f"weights {weights}: expected those of a VGG for RGB images, got others")
+    if channels > _MOST or classes > _MOST:
+        raise InputError(
+            f"weights {weights}: expected at most {_MOST} channels and classes, got {channels} "
+            f"and {classes}"
+        )
     return {"width": channels / 64, "classes": classes}

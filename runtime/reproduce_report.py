@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..ortops.files import write_whole
 from .reproduce_figures import draw_experiment
-from .reproduce_tables import Finding, Results, Row, findings_of, rows_of
+from .reproduce_findings import Finding, findings_of
+from .reproduce_tables import Results, Row, rows_of
 
 TITLES = {
     "fig3": "Figure 3: VGGs of different depths, float32",

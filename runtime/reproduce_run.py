@@ -18,7 +18,7 @@ from . import reproduce_paper as paper
 from .dataset import SPLIT, Dataset, load
 from .evaluate import Evaluator
 from .midpoint_groups import Group, fit_results
-from .reproduce_models import Models, RetrainingFailed, find_weights
+from .reproduce_models import Models, RetrainingFailed, find_weights, shape_of
 from .reproduce_settings import Curve, Effort, Retraining, curves_of
 from .reproduce_tables import Measured
 from .results import Results
@@ -93,6 +93,8 @@ class Reproduction:
         self.folder = Path(folder)
         self.results = self.folder / "reproduce.sqlite"
         self.weights = {n: found[n] for n in self.networks}
+        for file in self.weights.values():
+            shape_of(file)
         self.specification, self.device = data, device
         self.models: Models
 
@@ -140,6 +142,8 @@ class Reproduction:
         if not curves:
             have = ", ".join(f"VGG-{n}" for n in self.networks)
             return f"needs the weights of VGG-A, got those of {have}"
+        if name == "a2" and self.device != "cpu" and not _has_cuda():
+            return "needs a CUDA device, which PyTorch does not find: choose --device cpu"
         if name == "a2" and self.specification.partition(":")[0] not in SPLIT:
             return f"needs images to train on, cifar10:DIR or digits, got {self.specification}"
         return ""
@@ -191,11 +195,12 @@ class Reproduction:
         with Results(self.results) as results:
             sweeps = results.sweeps()
             for curve in curves:
+                known = self.models.sha256(curve)
                 rates = {rate.hex() for rate in curve.rates(self.amount.whole_range)}
                 done = {
                     (rate, trial)
                     for row in sweeps
-                    if self._is_of(row, curve)
+                    if row["model_sha256"] == known and self._is_of(row, curve)
                     for rate, trial in results.measured(row["id"])
                     if rate.partition("|")[0] in rates and trial < self.amount.trials
                 }
@@ -204,8 +209,7 @@ class Reproduction:
 
     def _is_of(self, row: dict[str, Any], curve: Curve) -> bool:
         return (
-            row["model"] == f"{curve.model}.onnx"
-            and row["mask_name"] == mask_name(curve.mask)
+            row["mask_name"] == mask_name(curve.mask)
             and row["images"] == self.images
             and row["seed"] == self.seed
         )
@@ -243,6 +247,12 @@ class Reproduction:
         start = time.perf_counter()
         evaluator.run(curve.expected)
         return (time.perf_counter() - start) / number
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def missing_rates(group: Group, rates: list[float], grid: list[float]) -> list[float]:

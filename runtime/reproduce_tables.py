@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows paper | here | ratio of each experiment, and which of its statements are seen."""
+"""The rows paper | here | ratio of each experiment."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,25 +109,7 @@ class Row:
         return values
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A statement of the paper, whether it is seen here, and the figures.
-
-    Attributes
-    ----------
-    statement : str
-    holds : bool or None
-        None: the intervals leave it open.
-    detail : str
-    """
-
-    statement: str
-    holds: bool | None
-    detail: str
-
-
 Results = Mapping[Curve, Measured]
-_OUTSIDE = "a midpoint is outside the rates measured"
 
 
 def rows_of(experiment: str, measured: Results) -> list[Row]:
@@ -148,6 +129,8 @@ def rows_of(experiment: str, measured: Results) -> list[Row]:
         if experiment == "a2":
             rows += _retrained(found)
             continue
+        if experiment in ("fig3", "table4"):
+            rows.append(_clean(experiment, found))
         rows.append(_midpoint(experiment, found))
         if experiment in ("fig3", "fig6", "table4") and curve.network == "A":
             rows += _rate_99(experiment, found)
@@ -160,6 +143,12 @@ def rows_of(experiment: str, measured: Results) -> list[Row]:
 
 def _label(experiment: str, curve: Curve) -> tuple[str, str, str, str]:
     return experiment, curve.network, curve.storage, curve.mask
+
+
+def _clean(experiment: str, found: Measured) -> Row:
+    curve = found.curve
+    expected = paper.CLEAN_BEFORE if (curve.network, curve.storage) == ("A", "float32") else None
+    return Row(*_label(experiment, curve), "clean accuracy", expected, found.fit.clean_accuracy)
 
 
 def _midpoint(experiment: str, found: Measured, expected: float | None = None) -> Row:
@@ -236,147 +225,3 @@ def ratio(over: Measured, under: Measured) -> tuple[float | None, tuple[float, f
     low = math.hypot(math.log(a.interval[0] / a.midpoint), math.log(b.interval[1] / b.midpoint))
     high = math.hypot(math.log(a.interval[1] / a.midpoint), math.log(b.interval[0] / b.midpoint))
     return value, (value * math.exp(-low), value * math.exp(high))
-
-
-def findings_of(experiment: str, measured: Results) -> list[Finding]:
-    """Return the statements of an experiment's figure or table, each with what is seen of it.
-
-    Parameters
-    ----------
-    experiment, measured
-        As `rows_of` takes them.
-    """
-    networks = [n for n in paper.NETWORKS if any(c.network == n for c in measured)]
-    formats = list(dict.fromkeys(curve.storage for curve in measured))
-    found: list[Finding] = []
-    if experiment in ("fig3", "table2", "fig7") and len(networks) > 1:
-        title = "midpoint falls as the number of noisy exponent bits grows: "
-        for storage in formats:
-            curves = [measured[Curve(n, storage)] for n in networks]
-            if experiment == "fig7":
-                curves.sort(key=lambda m: m.exponent_bits)
-            order = " > ".join(m.curve.network for m in curves)
-            start = f"{storage}: {title if experiment == 'fig7' else ''}{order}"
-            found.append(_falling(start, curves))
-    if experiment in ("fig3", "table2") and "A" in networks:
-        first = [measured[Curve("A")]]
-        found.append(_near("VGG-A, float32: within a factor 1.8 of the paper's", first, 1.8))
-    if experiment in ("table2", "fig5"):
-        for n in networks:
-            curves = [measured[Curve(n, f)] for f in ("float16", "float32", "float64")]
-            found.append(_falling(f"VGG-{n}: float16 > float32 > float64", curves))
-    if experiment == "fig5":
-        found += [
-            _within(measured[Curve(n, "bfloat16")], measured[Curve(n)], 1.1) for n in networks
-        ]
-    if experiment == "table5":
-        for n in networks:
-            curves = [m for c, m in measured.items() if c.network == n]
-            found.append(_falling(f"VGG-{n}: rises from exponent bit 1 to 8", curves[::-1]))
-            found.append(_near(f"VGG-{n}: each within a factor 2.5 of the paper's", curves, 2.5))
-    if experiment == "fig4":
-        found += _harmless(measured)
-    if experiment in ("table4", "fig6"):
-        found += [_gain(measured, n) for n in networks]
-    if experiment == "a2":
-        found += _retraining_gain(measured)
-    return found
-
-
-def _falling(statement: str, curves: Sequence[Measured]) -> Finding:
-    """Whether each curve's midpoint is above the next one's."""
-    seen, steps = [], []
-    for over, under in pairwise(curves):
-        value, interval = ratio(over, under)
-        if value is not None and interval is not None:
-            steps.append(_interval(value, interval))
-            seen.append(True if value > 1 else None if interval[1] > 1 else False)
-        else:
-            # A midpoint above the rates measured is more than one inside; of two, who knows.
-            seen.append(_BEYOND.get((over.fit.bound, under.fit.bound)))
-    holds = False if False in seen else None if None in seen else True
-    return Finding(statement, holds, "ratios " + ", ".join(steps))
-
-
-_BEYOND = {
-    ("above", None): True,
-    ("above", "below"): True,
-    (None, "below"): True,
-    (None, "above"): False,
-    ("below", None): False,
-    ("below", "above"): False,
-}
-
-
-def _interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
-
-
-def _near(statement: str, curves: Sequence[Measured], factor: float) -> Finding:
-    """Whether each curve's midpoint is near the paper's."""
-    factors = []
-    for m in curves:
-        if m.fit.midpoint is None or m.curve.expected is None:
-            return Finding(statement, None, _OUTSIDE)
-        factors.append(math.exp(abs(math.log(m.fit.midpoint / m.curve.expected))))
-    detail = "factors " + ", ".join(f"{value:.3g}" for value in factors)
-    return Finding(statement, max(factors) <= factor, detail)
-
-
-def _within(over: Measured, under: Measured, factor: float) -> Finding:
-    value, interval = ratio(over, under)
-    statement = (
-        f"{over.curve.storage} within {100 * (factor - 1):.0f}% of {under.curve.storage} (midpoint)"
-    )
-    if value is None or interval is None:
-        return Finding(statement, None, _OUTSIDE)
-    return Finding(statement, 1 / factor <= value <= factor, f"ratio {_interval(value, interval)}")
-
-
-def _harmless(measured: Results) -> list[Finding]:
-    cases = {first_bit(curve.mask): found for curve, found in measured.items()}
-    mantissa = cases[paper.FIRST_MANTISSA_BIT].lowest_accuracy(1e-2)
-    later = min(m.lowest_accuracy() for b, m in cases.items() if b >= paper.FIRST_HARMLESS_BIT)
-    return [
-        Finding(
-            "mantissa only: no drop below 1e-2 (at least 99% of clean)",
-            mantissa >= 0.99,
-            f"{mantissa:.2%} of clean",
-        ),
-        Finding(
-            "from bit 12 on: no drop at all (at least 99% of clean at every rate up to 0.5)",
-            later >= 0.99,
-            f"{later:.2%} of clean",
-        ),
-    ]
-
-
-def _gain(measured: Results, network: str) -> Finding:
-    value, interval = ratio(measured[Curve(network, "int8")], measured[Curve(network)])
-    statement = f"VGG-{network}: 8-bit integers stand about three orders of magnitude more"
-    if value is None or interval is None:
-        return Finding(statement, None, _OUTSIDE)
-    detail = f"{_interval(value, interval)} x (150 to 3000 counts)"
-    return Finding(statement, 150 <= value <= 3000, detail)
-
-
-def _retraining_gain(measured: Results) -> list[Finding]:
-    before = next((m for c, m in measured.items() if c.retraining is None), None)
-    trained = [
-        m
-        for c, m in measured.items()
-        if c.retraining is not None and m.fit.clean_accuracy > paper.CLEAN_ASKED
-    ]
-    gains = [(ratio(m, before)[0] or 0.0, m) for m in trained] if before is not None else []
-    statement = (
-        "noisy re-training that keeps a clean accuracy above 80% gains little "
-        f"({paper.MIDPOINT_RETRAINED / paper.MIDPOINTS['float32']['A']:.3g} x in the paper)"
-    )
-    if not gains or before is None:
-        return [Finding(statement, False, "no re-trained network has a clean accuracy above 80%")]
-    best = max(gains, key=lambda gain: gain[0])[1]
-    value, interval = ratio(best, before)
-    if value is None or interval is None:
-        return [Finding(statement, None, _OUTSIDE)]
-    detail = f"{_interval(value, interval)} x (below 1.5 counts)"
-    return [Finding(statement, value < 1.5, detail)]

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("cpu", "cuda"),
         help="for the re-training of a2: on cuda all masks and rates of the paper, 10 epochs; on "
-        "cpu one of each, 2 epochs (default: cuda where there is one)",
+        "cpu, or with --quick, one of each, 2 epochs (default: cuda where there is one)",
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--threads", type=positive, metavar="N", help="default: ONNX Runtime's")

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PROGRAM
+from safetensors.numpy import save_file
 
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import Results
@@ -97,9 +98,10 @@ def test_rows_as_json_and_nothing_measured_twice(weights, reproduced, capsys):
     rows = json.loads(captured.out)
     assert "all points are in" in captured.err
     assert rows_in(reproduced) == before
+    names = ["clean accuracy", "midpoint", "99% noise", "improvement over float32"]
     assert [(r["network"], r["format"], r["quantity"]) for r in rows] == [
-        *[("A", "int8", name) for name in ("midpoint", "99% noise", "improvement over float32")],
-        *[("B", "int8", name) for name in ("midpoint", "improvement over float32")],
+        *[("A", "int8", name) for name in names],
+        *[("B", "int8", name) for name in names if name != "99% noise"],
     ]
     midpoints = {r["network"]: r for r in rows if r["quantity"] == "midpoint"}
     assert midpoints["A"]["paper"] == 1.23e-3
@@ -188,7 +190,7 @@ def test_quick_says_what_it_leaves_out(weights, tmp_path, capsys):
     assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert "--quick: 1,000 images at most, 1 trials, rates around the drop" in captured.err
-    assert "1 curves lack 10 points of 500 images: about " in captured.err
+    assert "1 curve lacks 10 points of 500 images: about " in captured.err
     assert "Figure 3" in captured.out
 
 
@@ -252,10 +254,41 @@ def test_all_leaves_out_what_the_weights_do_not_allow(weights, tmp_path, capsys)
     assert list(dict.fromkeys(names)) == ["fig3", "table2", "table5", "table4", "fig7"]
 
 
-def test_weights_that_are_none(tmp_path, capsys):
-    (tmp_path / "vgg-a.safetensors").write_bytes(b"no weights")
-    assert find_weights(tmp_path) == {"A": tmp_path / "vgg-a.safetensors"}
-    assert main(["reproduce", "fig3", *options(tmp_path, tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") <= 2
-    assert "vgg-a.safetensors: expected a .safetensors file" in error
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "vgg-a.safetensors: expected a .safetensors file"),
+        ({"other": (1,)}, "expected those of a VGG for RGB images, got others"),
+        ({"features.0.weight": (64, 0), "classifier.weight": (9, 0)}, "expected those of a VGG"),
+        ({"features.0.weight": (8, 3, 3, 3), "classifier.weight": (2000, 64)}, "at most 1024"),
+        ({"features.0.weight": (8, 3, 3, 3), "classifier.weight": (10, 64)}, "lacks features"),
+    ],
+)
+def test_weights_that_are_none(weights, tmp_path, capsys, state, message):
+    given, out = tmp_path / "weights", tmp_path / "out"
+    given.mkdir()
+    (given / "vgg-a.safetensors").write_bytes(b"no weights")
+    if state is not None:
+        tensors = {name: np.zeros(shape, np.float32) for name, shape in state.items()}
+        save_file(tensors, given / "vgg-a.safetensors")
+    assert find_weights(given) == {"A": given / "vgg-a.safetensors"}
+    assert main(["reproduce", "fig3", *options(given, out)]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert [line for line in error if not line.startswith("export ")] == error[-1:]
+    assert message in error[-1]
+    # The mistake put right, the same folder will do.
+    shutil.copy(weights / "vgg-a-digits.safetensors", given / "vgg-a.safetensors")
+    assert main(["reproduce", "fig3", *options(given, out), "--images", "20"]) == 0
+    (out / "models" / "reproduce.json").write_text("[" * 100_000)
+    assert main(["reproduce", "fig3", *options(given, out)]) == 2
+    assert "reproduce.json: damaged" in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there_is_missed_at_once(weights, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    arguments = ["reproduce", "a2", *options(weights, tmp_path / "out"), "--device", "cuda"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
