@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,11 +258,10 @@ def _draw_curve(
 
 def _draw_marks(axes: Any, marks: Sequence[Mark], label: str, low: float, high: float) -> None:
     edge = (high / low) ** 0.012
-    text_at = 0.0
-    # Room for one line of small print, as a ratio of rates.
-    line = (high / low) ** 0.029
-    for i, mark in enumerate(sorted(marks, key=lambda mark: mark.rate)):
-        at = min(max(mark.rate, low * edge), high / edge)
+    marks = sorted(marks, key=lambda mark: mark.rate)
+    places = [min(max(mark.rate, low * edge), high / edge) for mark in marks]
+    labels_at = _label_places(marks, places, low, high)
+    for i, (mark, at, text_at) in enumerate(zip(marks, places, labels_at, strict=True)):
         error = [[mark.accuracy - mark.interval[0]], [mark.interval[1] - mark.accuracy]]
         axes.errorbar(
             at,
@@ -276,10 +276,7 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], label: str, low: float, high: 
             label=None if i else label,
         )
         axes.plot([at, at], [0, mark.accuracy], color="0.1", lw=0.8, ls=(0, (4, 2)), zorder=2)
-        # The empty side of a falling curve: below and left of where it is high, else above.
         high_up = mark.accuracy > 0.5
-        beside = at / line if high_up and at / line > low else at
-        text_at = max(beside, text_at * line)
         arrow = "← " if mark.rate < at else "→ " if mark.rate > at else ""
         axes.annotate(
             f"{arrow}{plain_text(mark.label)}: {mark.rate:.2g}",
@@ -293,6 +290,24 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], label: str, low: float, high: 
             bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
             zorder=7,
         )
+
+
+def _label_places(
+    marks: Sequence[Mark], places: Sequence[float], low: float, high: float
+) -> list[float]:
+    """Rates at which the labels of sorted marks begin: side by side, all inside the axes."""
+    # Room for one line of small print, as a ratio of rates; less where too many labels need it.
+    line = (high / low) ** min(0.029, 1 / (len(marks) + 1))
+    found: list[float] = []
+    for mark, at in zip(marks, places, strict=True):
+        # The empty side of a falling curve: below and left of where it is high, else above.
+        beside = at / line if mark.accuracy > 0.5 and at / line > low else at
+        found.append(max(beside, found[-1] * line) if found else beside)
+    limit = high / line
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], limit)
+        limit = found[i] / line
+    return found
 
 
 def describe(fit: Fit) -> str:
@@ -329,5 +344,8 @@ def save_figure(figure: Any, path: Path) -> None:
     kind = path.suffix.lower()[1:]
     metadata = {"Date": None} if kind == "svg" else None
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)
+    with warnings.catch_warnings():
+        # Names in letters that the font lacks: a PNG has boxes there, an SVG the viewer's font.
+        warnings.filterwarnings("ignore", r"Glyph .* missing|Matplotlib currently does not support")
+        figure.savefig(drawn, format=kind, dpi=200, metadata=metadata)
     write_whole(path, drawn.getvalue())

@@ -252,8 +252,9 @@ def cheapest_threshold(
     Raises
     ------
     InputError
-        The HRS does not lie above the LRS, a cost is not positive and finite, or the costs are so
-        unequal that no threshold between the medians is best.
+        The HRS does not lie above the LRS, a cost is not positive and finite, or costs or
+        sigmas are so unequal, or the states so close, that no threshold between the medians is
+        best.
     """
     check_window(lrs, hrs)
     for cost in (lrs_cost, hrs_cost):
@@ -273,9 +274,8 @@ def cheapest_threshold(
         found = Threshold(place, float(lrs.above(place)), float(hrs.cdf(place)))
         if lrs_cost * found.lrs_error + hrs_cost * found.hrs_error < min(lrs_cost, hrs_cost):
             return found
-    state = "LRS" if lrs_cost > hrs_cost else "HRS"
     raise InputError(
-        f"cost of errors: expected costs for which a threshold between the medians is best, got "
-        f"{lrs_cost:g} (LRS read as HRS) and {hrs_cost:g} (HRS read as LRS), with which nearly "
-        f"every cell is read as {state}: give costs that differ less"
+        f"cost of errors: expected a threshold of least cost between the medians, got none for "
+        f"costs {lrs_cost:g} (LRS read as HRS) and {hrs_cost:g} (HRS read as LRS): costs or sigmas "
+        "differ too much for states this close; give costs that differ less, or none (eq. 1)"
     )

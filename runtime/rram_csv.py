@@ -117,9 +117,16 @@ def _read(reader: Any, path: Path) -> Samples:
     header = [cell.strip() for cell in next(reader, [])]
     if not any(header):
         raise InputError(f"{path}: expected a first line with the names of the columns, got none")
-    twice = [name for i, name in enumerate(header) if name in header[:i]]
-    if twice:
-        raise InputError(f"{path}: line 1: expected each column once, got {twice[0]!r} twice")
+    most = len(_STATES) * MOST_CONDITIONS + 1
+    if len(header) > most:
+        raise InputError(f"{path}: line 1: expected at most {most} columns, got {len(header)}")
+    seen: set[str] = set()
+    for name in header:
+        if name in seen:
+            raise InputError(
+                f"{path}: line 1: expected each column once, got {name[:MOST_NAME]!r} twice"
+            )
+        seen.add(name)
     lowered = [name.lower() for name in header]
     state_at = lowered.index("state") if "state" in lowered else None
     columns = [
@@ -159,7 +166,8 @@ def _read(reader: Any, path: Path) -> Samples:
             if column and cell.strip():
                 own = column[1] or row_state
                 assert own is not None
-                samples[column[0]][own].append(_resistance(cell, f"{where}, column {name!r}"))
+                at = f"{where}, column {name[:MOST_NAME]!r}"
+                samples[column[0]][own].append(_resistance(cell, at))
     return samples
 
 

@@ -46,11 +46,6 @@ class NamedRates:
         p01, p10 = (rate if rate >= LEAST_MEASURED else 0.0 for rate in (self.p01, self.p10))
         return p01, p10
 
-    @property
-    def mean(self) -> float:
-        """Mean of both rates: where the condition stands on an axis of rates."""
-        return (self.p01 + self.p10) / 2
-
 
 @dataclass(frozen=True)
 class ConditionAccuracy:
@@ -74,6 +69,11 @@ class ConditionAccuracy:
     accuracy: float
     interval: tuple[float, float]
     of_clean: float | None
+
+    @property
+    def mean_rate(self) -> float:
+        """Mean of both rates: where the condition stands on an axis of rates."""
+        return (self.p01 + self.p10) / 2
 
     def as_dict(self) -> dict[str, Any]:
         """Fields as plain values for JSON."""

@@ -243,7 +243,7 @@ def lognormal_p_value(samples: Array) -> float | None:
         return 1 - math.exp(-8.318 + 42.796 * a - 59.938 * a**2)
     if a < 0.6:
         return math.exp(0.9177 - 4.279 * a - 1.38 * a**2)
-    # Beyond, the parabola would turn up again.
+    # The formula holds up to 13; its parabola would turn up at 153.
     return math.exp(1.2937 - 5.709 * min(a, 13.0) + 0.0186 * min(a, 13.0) ** 2)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ortops.errors import InputError
@@ -23,6 +24,9 @@ many bits are read wrongly, under each condition, such as a forming voltage; and
 write-check-correct leaves of that, with energy and time of the paper's table 1.
 `noisystore sweep --rates-from` takes the result."""
 EXAMPLE = "noisystore rram resistances.csv --rewrites 2 --plot cells.png -o rram.json"
+
+#: Most pJ and ns of an access: far beyond any cell, and sums of them are finite.
+MOST_COST = 1e12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,26 +122,28 @@ def span(text: str) -> tuple[float, float]:
     Raises
     ------
     argparse.ArgumentTypeError
-        Another form, a negative number, or LOW above HIGH.
+        Another form, a number below 0 or above `MOST_COST`, or LOW above HIGH.
     """
     try:
         ends = [float(part) for part in text.split(":")]
     except ValueError:
         ends = []
-    if len(ends) not in (1, 2) or not 0 <= ends[0] <= ends[-1] < math.inf:
+    if len(ends) not in (1, 2) or not 0 <= ends[0] <= ends[-1] <= MOST_COST:
         raise argparse.ArgumentTypeError(
-            f"expected LOW:HIGH, or one number, of 0 or more, got {text!r}"
+            f"expected LOW:HIGH, or one number, from 0 to {MOST_COST:g}, got {text!r}"
         )
     return ends[0], ends[-1]
 
 
 def run(args: argparse.Namespace) -> int:
     """Work out, write, draw, print."""
-    from ..rram_csv import parse_condition, read_samples
+    from ..rram_csv import MOST_CONDITIONS, parse_condition, read_samples
     from ..rram_report import Choices, as_dict, cell_report, write_report
     from ..rram_writes import AccessCost
 
     check_plot(args.plot)
+    if args.plot is not None and args.samples is not None:
+        check_apart(Path(args.plot), args.samples, "plot")
     if args.output is not None:
         output = check_output(args.output)
         if args.samples is not None:
@@ -148,6 +154,11 @@ def run(args: argparse.Namespace) -> int:
     conditions += [parse_condition(text) for text in args.condition]
     if not conditions:
         raise InputError("expected FILE.csv, or at least one --condition, got neither")
+    if len(conditions) > MOST_CONDITIONS:
+        raise InputError(
+            f"expected at most {MOST_CONDITIONS} conditions, of FILE.csv and --condition together, "
+            f"got {len(conditions)}"
+        )
     names = [condition.name for condition in conditions]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
@@ -209,7 +220,7 @@ def text_report(reports: Sequence[CellReport], choices: Choices) -> str:
             )
             row.append("states do not overlap" if apart else "")
             rows.append(row)
-        notes += _notes(report)
+        notes += _notes(report, choices)
     lines = [columns(head, rows)]
     lines.append(
         f"LRS is {choices.lrs_is}; threshold: "
@@ -230,7 +241,7 @@ def text_report(reports: Sequence[CellReport], choices: Choices) -> str:
     return "\n".join(lines)
 
 
-def _notes(report: CellReport) -> list[str]:
+def _notes(report: CellReport, choices: Choices) -> list[str]:
     from ..rram_report import BAD_FIT
 
     bad = [
@@ -238,15 +249,23 @@ def _notes(report: CellReport) -> list[str]:
         for state, p in zip(("LRS", "HRS"), report.p_values, strict=True)
         if p is not None and p < BAD_FIT
     ]
+    cell, samples = report.condition, report.samples
     notes = []
+    if choices.rates_by == "samples" and samples is not None and not samples.overlap:
+        counts = [len(x) for x in (cell.lrs_samples, cell.hrs_samples) if x is not None]
+        notes.append(
+            f"note: {cell.name}: 0 is what was counted in {counts[0]} LRS and {counts[1]} HRS "
+            "samples; the rate of one write may be "
+            + ("above 0" if samples.interval is None else f"up to {samples.interval[1]:.2g}")
+        )
     if bad:
         notes.append(
-            f"note: {report.condition.name}: not log-normal by Anderson and Darling's test: "
+            f"note: {cell.name}: not log-normal by Anderson and Darling's test: "
             f"{', '.join(bad)}; trust the samples' rate more"
         )
-    elif report.samples is not None and not report.samples.overlap:
+    elif choices.rates_by == "lognormal" and samples is not None and not samples.overlap:
         notes.append(
-            f"note: {report.condition.name}: no sample is an error; the log-normal rate is an "
+            f"note: {cell.name}: no sample is an error; the log-normal rate is an "
             "extrapolation of the fitted tails"
         )
     return notes

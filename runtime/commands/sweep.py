@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.bit_masks import mask_name
@@ -13,6 +14,7 @@ from ...ortops.errors import InputError
 from .common import (
     add_board,
     add_custom_ops,
+    check_apart,
     check_plot,
     positive,
     print_json,
@@ -175,6 +177,9 @@ def run(args: argparse.Namespace) -> int:
     if args.rates_from is not None:
         from ..rram_rates import accuracies, read_rates
 
+        check_apart(Path(args.output), args.rates_from, "output")
+        if args.plot is not None:
+            check_apart(Path(args.plot), args.rates_from, "plot")
         cells = read_rates(args.rates_from)
     use_board(args)
     summary = sweep(
@@ -253,7 +258,7 @@ def _draw(
     from ..midpoint_groups import fit_results
     from ..plot import Curve, Mark, plain_text, plot_accuracy
 
-    marks = [Mark(c.name, (c.p01 + c.p10) / 2, c.accuracy, c.interval) for c in conditions]
+    marks = [Mark(c.name, c.mean_rate, c.accuracy, c.interval) for c in conditions]
     label = f"conditions of {plain_text(os.path.basename(source or ''))}, 95% interval"
     if any(c.p01 != c.p10 for c in conditions):
         label += " (at the mean of p01 and p10)"

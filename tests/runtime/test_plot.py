@@ -11,7 +11,14 @@ import pytest
 from noisystore.ortops.errors import InputError
 from noisystore.runtime.midpoint import Points, fit_midpoint
 from noisystore.runtime.midpoint_curve import logistic
-from noisystore.runtime.plot import Curve, describe, mean_and_error, plot_accuracy
+from noisystore.runtime.plot import (
+    Curve,
+    Mark,
+    _label_places,
+    describe,
+    mean_and_error,
+    plot_accuracy,
+)
 
 pytest.importorskip("matplotlib")
 
@@ -43,6 +50,30 @@ def test_svg_holds_the_figures_words_and_repeats(tmp_path):
 
 def test_linear_axis(tmp_path):
     assert plot_accuracy([make(-5, axis="linear")], tmp_path / "a.png").exists()
+
+
+def test_labels_of_marks_beyond_the_edges_are_drawn(tmp_path):
+    rates = [0.0, 1e-30, 1e-9, 1e-4, 0.2, 0.3, 0.4]
+    for accuracy in (0.85, 0.1):
+        marks = [Mark(f"cell {r}", r, accuracy, (accuracy, accuracy)) for r in rates]
+        path = plot_accuracy([make(-5)], tmp_path / "a.svg", marks=marks)
+        words = " ".join(xml.etree.ElementTree.parse(path).getroot().itertext())
+        for rate in rates:
+            arrow = "\u2190 " if rate < 1e-8 else "\u2192 " if rate > 0.1 else ""
+            assert f"{arrow}cell {rate}: {rate:.2g}" in words
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 34, 100])
+@pytest.mark.parametrize("rate", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("accuracy", [0.1, 0.9])
+def test_labels_of_marks_stand_side_by_side(count, rate, accuracy):
+    low, high = 1e-6, 1e-1
+    marks = [Mark("a", rate, accuracy, (0.0, 1.0))] * count
+    at = np.array(_label_places(marks, [min(max(rate, low), high)] * count, low, high))
+    line = (high / low) ** min(0.029, 1 / (count + 1))
+    assert at.min() >= low * (1 - 1e-9)
+    assert at.max() * line <= high * (1 + 1e-9)
+    assert (at[1:] / at[:-1] >= line * (1 - 1e-9)).all()
 
 
 def test_describe():

@@ -13,6 +13,7 @@ import pytest
 from noisystore.runtime import LogNormal, equal_error_threshold, read_samples
 from noisystore.runtime.cli import main
 from noisystore.runtime.rram_csv import parse_condition
+from noisystore.runtime.rram_rates import read_rates
 
 CSV = Path(__file__).parents[1] / "data" / "rram.csv"
 FORMED = "formed=5e3,0.4,6e4,0.9"
@@ -116,6 +117,17 @@ def test_text(capsys):
     assert "LRS is 0; threshold: least cost, an error 0 to 1 costs 4 times one 1 to 0" in out
 
 
+def test_a_counted_0_is_noted(capsys):
+    for options, bound in (([], "up to 0.015"), (["--cost-ratio", "2"], "above 0")):
+        assert main(["rram", str(CSV), "--rates-by", "samples", *options]) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line[:5] == "note:"]
+        assert notes == [
+            f"note: {name} V: 0 is what was counted in 250 LRS and 250 HRS samples; the rate of "
+            f"one write may be {bound}"
+            for name in ("1.5", "2.0")
+        ]
+
+
 def test_samples_that_are_not_log_normal_are_named(tmp_path, capsys):
     random = np.random.default_rng(0)
     rows = zip(1e3 + 1e3 * random.random(300), 1e5 + 1e4 * random.exponential(1, 300), strict=True)
@@ -140,6 +152,17 @@ def test_figure(tmp_path):
     rate = equal_error_threshold(LogNormal(5e3, 0.4), LogNormal(6e4, 0.9)).lrs_error
     for word in (*titles, "1.5 V: p = ", f"formed: p = {rate:.2g}", "threshold (log-normal)"):
         assert word in words
+
+
+def test_a_figure_with_other_letters_prints_nothing(tmp_path, capfd, recwarn):
+    pytest.importorskip("matplotlib")
+    for name in ("a.png", "a.svg"):
+        path = tmp_path / name
+        condition = "\u96fb\u5727=5e3,0.4,6e4,0.9"
+        assert main(["rram", "--condition", condition, "--plot", str(path)]) == 0
+        assert path.exists()
+        assert capfd.readouterr().err == f"wrote {path}\n"
+    assert not recwarn.list
 
 
 def test_figure_marks_what_the_rates_are_taken_from():
@@ -183,6 +206,8 @@ def test_figure_marks_what_the_rates_are_taken_from():
         ("LRS a,HRS a\n10,1\n20,2\n30,3\n", "a: expected a median of the HRS above"),
         ("LRS a\n10\n20\n30\n", "'a': expected resistances of both LRS and HRS, got no HRS"),
         ("cycle,LRS a,HRS a\n1,1,2\n", "column 'cycle': expected a name that begins or ends"),
+        (",".join(map(str, range(202))) + "\n", "line 1: expected at most 201 columns, got 202"),
+        ("a" + ",a" * 300_000 + "\n", "expected at most 201 columns, got 300001"),
         ("LRS a,LRS a\n1,2\n", "expected each column once, got 'LRS a' twice"),
         ("LRS a,a LRS,HRS a\n1,2,3\n", "expected one column of the LRS of 'a', got two"),
         ("state,a\nLRS,1\nMRS,2\n", "line 3, column 'state': expected LRS or HRS, got 'MRS'"),
@@ -223,13 +248,20 @@ def test_a_bad_csv(tmp_path, error, text, message):
         (["--condition", FORMED, "--rewrites", "101"], "rewrites: expected from 0 to 100"),
         (["--condition", FORMED, "--cost-ratio", "0"], "cost ratio: expected a number between"),
         (["--condition", FORMED, "--cost-ratio", "inf"], "cost ratio: expected a number between"),
-        (["--condition", FORMED, "--cost-ratio", "1e12"], "formed: cost of errors: expected costs"),
+        (
+            ["--condition", FORMED, "--cost-ratio", "1e12"],
+            "formed: cost of errors: expected a threshold",
+        ),
+        (["--condition", "x=1e4,3,1.1e4,1", "--cost-ratio", "1"], "costs or sigmas differ too"),
         (["--condition", FORMED, "--ones-fraction", "1"], "ones fraction: expected"),
         (["--condition", FORMED, "--lrs-is", "2"], "invalid choice: 2"),
         (["--condition", FORMED, "--rates-by", "samples"], "formed: expected samples"),
         (["--condition", FORMED, "--energy", "3:1"], "expected LOW:HIGH"),
         (["--condition", FORMED, "--energy", "nan"], "expected LOW:HIGH"),
         (["--condition", FORMED, "--write-time", "-1"], "expected LOW:HIGH"),
+        (["--condition", FORMED, "--energy", "1e308"], "expected LOW:HIGH, or one number, from 0"),
+        (["--condition", FORMED, "--read-time", "0:1.1e12"], "from 0 to 1e+12, got '0:1.1e12'"),
+        (["--condition", FORMED, "--write-time", "inf"], "from 0 to 1e+12"),
         (["--condition", FORMED, "--plot", "a.pdf"], "ends in .png or .svg"),
         (["--condition", FORMED, "-o", "no/a.json"], "does not exist"),
         (["--condition", FORMED, "-o", "a.svg", "--plot", "a.svg"], "expected another file"),
@@ -241,10 +273,32 @@ def test_bad_options(tmp_path, monkeypatch, error, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_input_is_not_overwritten(tmp_path, error):
-    path = write(tmp_path / "a.csv", WIDE + WIDE_ROWS)
-    assert "expected another file" in error("rram", path, "-o", path)
+@pytest.mark.parametrize(("name", "option"), [("a.csv", "-o"), ("a.svg", "--plot")])
+def test_the_input_is_not_overwritten(tmp_path, error, name, option):
+    pytest.importorskip("matplotlib")
+    path = write(tmp_path / name, WIDE + WIDE_ROWS)
+    assert "expected another file" in error("rram", path, option, path)
     assert path.read_text() == WIDE + WIDE_ROWS
+
+
+def test_long_names_of_columns_are_cut(tmp_path, error):
+    long = "LRS " + "_" * 50_000
+    path = write(tmp_path / "a.csv", f"{long},HRS\nx,1\n")
+    said = error("rram", path)
+    assert "column 'LRS ____" in said
+    assert len(said) < 500
+    assert len(error("rram", write(path, f"{long},{long}\n"))) < 500
+
+
+def test_as_many_conditions_as_a_sweep_takes(tmp_path, ok, error):
+    names = [f"{state} {i}" for i in range(100) for state in ("LRS", "HRS")]
+    rows = "".join(",".join([str(r), str(10 * r)] * 100) + "\n" for r in (1, 2, 3))
+    path, out = write(tmp_path / "a.csv", ",".join(names) + "\n" + rows), tmp_path / "a.json"
+    said = error("rram", path, "--condition", FORMED, "-o", out)
+    assert "expected at most 100 conditions" in said
+    assert "got 101" in said
+    assert not out.exists()
+    assert len(ok("rram", path, "-o", out)["conditions"]) == len(read_rates(out)) == 100
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, error):

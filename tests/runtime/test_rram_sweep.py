@@ -11,7 +11,12 @@ import pytest
 from noisystore.runtime import NoisySession, Results, fit_results
 from noisystore.runtime.cli import main
 from noisystore.runtime.plot import Curve, Mark, _draw
-from noisystore.runtime.rram_rates import NamedRates, accuracy_interval, read_rates
+from noisystore.runtime.rram_rates import (
+    ConditionAccuracy,
+    NamedRates,
+    accuracy_interval,
+    read_rates,
+)
 from noisystore.runtime.sweep import sweep
 
 #: One far below any flip, one never, two around the drop of the small model, one beyond.
@@ -156,7 +161,10 @@ def test_accuracy_interval():
 
 def test_rates_that_flip_nothing_are_measured_as_0():
     assert NamedRates("a", 1e-16, 1e-14).measured == (0.0, 1e-14)
-    assert NamedRates("a", 0.25, 0.5).mean == 0.375
+
+
+def test_conditions_stand_at_the_mean_of_their_rates():
+    assert ConditionAccuracy("a", 0.25, 0.5, 0.9, (0.8, 1.0), None).mean_rate == 0.375
 
 
 GOOD = {"noisystore_rram": 1, "conditions": [{"name": "a", "p01": 0.1, "p10": 0}]}
@@ -207,6 +215,16 @@ def test_bad_files(tmp_path, options, error, text, message):
     said = error(*options, "--rates-from", path, "--plot", tmp_path / "a.svg")
     assert f"{path}: " in said
     assert message in said
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("option", ["-o", "--plot"])
+def test_the_conditions_are_not_overwritten(tmp_path, options, error, option):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "a.svg"
+    path.write_text(json.dumps(GOOD))
+    assert "expected another file" in error(*options, "--rates-from", path, option, path)
+    assert path.read_text() == json.dumps(GOOD)
     assert list(tmp_path.iterdir()) == [path]
 
 
