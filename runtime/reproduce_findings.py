@@ -78,7 +78,8 @@ def findings_of(experiment: str, measured: Results) -> list[Finding]:
         found += _harmless(measured)
     if experiment in ("table4", "fig6"):
         for n in networks:
-            statement = f"VGG-{n}: 8-bit integers stand 150 to 3000 times more than float32"
+            more = "about three orders of magnitude more (150 to 3000 times)"
+            statement = f"VGG-{n}: 8-bit integers stand {more}"
             pair = measured[Curve(n, "int8")], measured[Curve(n)]
             found.append(_quotient(statement, *pair, (150, 3000)))
     if experiment == "a2":

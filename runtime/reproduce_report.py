@@ -89,7 +89,7 @@ def markdown(
         lines += [
             "",
             *_table(
-                ("statement of the paper", "seen here", "figures"),
+                ("statement", "seen here", "figures"),
                 [(f.statement, _SEEN[f.holds], f.detail) for f in findings],
             ),
         ]
