@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_train import tiny, weights
 from torch import nn
 
 from noisystore.export import TrainingNoise, accuracy, instrument, noise, train, vgg
@@ -25,20 +26,8 @@ def narrow(seed=0):
     return vgg("A", width=0.03)
 
 
-def tiny(count=80):
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 10, count)
-    images = generator.integers(0, 40, (count, 3, 32, 32), dtype=np.uint8)
-    images += (labels * 20).astype(np.uint8)[:, None, None, None]
-    return images, labels
-
-
-def weights(model):
-    return b"".join(t.numpy().tobytes() for t in model.state_dict().values())
-
-
 def run(noise=MANTISSA, model=None, **keywords):
-    x, y = tiny()
+    x, y = tiny(80)
     model = model or narrow()
     options = {"recipe": "digits", "epochs": 2, "batch": 32, "seed": 3, **keywords}
     return train(model, x, y, x, y, noise=noise, **options), weights(model)
@@ -237,7 +226,7 @@ def test_masks_by_name_fit_the_format_of_each_site(recorded):
 
 
 def test_the_noisy_accuracy_is_that_of_the_instrumented_model():
-    x, y = tiny()
+    x, y = tiny(80)
     model = narrow()
     result, _ = run(model=model, epochs=1)
     noisy = instrument(model, args=torch.zeros(2, 3, 32, 32))
@@ -283,7 +272,7 @@ def test_huge_running_statistics_of_one_flip_do_not_stay(monkeypatch, tmp_path):
     assert variance(other) < 100
     assert torch.load(path)["state_dict"].keys() == other.state_dict().keys()
     assert run(settings, other, seed=5, checkpoint=path)[1] == whole
-    x, _ = tiny()
+    x, _ = tiny(80)
     scaled = training_module.normalizer(None, model)(torch.from_numpy(x))
     torch.optim.swa_utils.update_bn(scaled.split(32), model)
     assert weights(model) == whole
