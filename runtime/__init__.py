@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from .noisy_sites import site_rates
 from .results import Results
-from .session import NoisySession
 
-# At once, not when first used: importing the module would put it in the function's place.
+# `sensitivity` and `sweep` at once, not when first used: importing their modules would put these
+# in the functions' places.
+from .sensitivity import sensitivity
+from .session import NoisySession
 from .sweep import sweep
 
 if TYPE_CHECKING:
     from .midpoint import Points, fit_midpoint
+    from .midpoint_finder import find_midpoint
     from .midpoint_groups import fit_results
     from .rram import Condition, LogNormal, cheapest_threshold, equal_error_threshold
     from .rram_csv import read_samples
@@ -27,9 +30,11 @@ __all__ = [
     "Results",
     "cheapest_threshold",
     "equal_error_threshold",
+    "find_midpoint",
     "fit_midpoint",
     "fit_results",
     "read_samples",
+    "sensitivity",
     "site_rates",
     "sweep",
     "write_check_correct",
@@ -42,6 +47,7 @@ _LATER = {
     "Points": "midpoint",
     "cheapest_threshold": "rram",
     "equal_error_threshold": "rram",
+    "find_midpoint": "midpoint_finder",
     "fit_midpoint": "midpoint",
     "fit_results": "midpoint_groups",
     "read_samples": "rram_csv",

@@ -182,13 +182,44 @@ def solve(
         mu, sigma = mu_next, sigma_next
         if moved <= 1e-10 * sigma:
             break
+    value, influence, clean_influence = _influence(x, accuracy, weight, (mu, sigma), a_max, a_min)
+    return Solution(mu, sigma, value, influence, clean_influence, sigma > least * 1.0001)
+
+
+def _influence(
+    x: Array,
+    accuracy: Array,
+    weight: Array,
+    solution: tuple[float, float],
+    a_max: float,
+    a_min: float,
+) -> tuple[Array, Array, Array]:
+    """F, and the derivatives of the solution by accuracies [2, R] and by the clean accuracy [2].
+
+    Those of the equations that `solve` solves, exactly: where the measured curve is no logistic
+    one, second derivatives of F do not cancel.
+    """
+    mu, sigma = solution
     value, slope = _curve(x, mu, sigma, a_max, a_min)
-    scaled = slope * (weight / _variance(value))
-    inverse = np.linalg.pinv(scaled @ slope.T)
-    influence = inverse @ scaled
-    return Solution(
-        mu, sigma, value, influence, -(influence @ _falling(x, mu, sigma)), sigma > least * 1.0001
-    )
+    falling, z = _falling(x, mu, sigma), np.clip((x - mu) / sigma, -700.0, 700.0)
+    height, bend = falling * (1 - falling), 1 - 2 * falling
+    by_mu_sigma = height * (bend * z - 1)
+    second = np.stack(
+        [
+            np.stack([height * bend, by_mu_sigma]),
+            np.stack([by_mu_sigma, height * (bend * z * z - 2 * z)]),
+        ]
+    ) * ((a_max - a_min) / sigma**2)
+    variance = _variance(value)
+    by_value = np.where(value * (1 - value) > LEAST_VARIANCE, 1 - 2 * value, 0.0)
+    scaled, rest = slope * (weight / variance), accuracy - value
+    moved = 1 + rest * by_value / variance
+    normal = (scaled * moved) @ slope.T - second @ (weight * rest / variance)
+    if np.linalg.eigvalsh(normal)[0] <= 0:
+        moved, normal = np.ones_like(x), scaled @ slope.T
+    influence = np.linalg.pinv(normal) @ scaled
+    # `slope` grows with the clean accuracy, too, but that only scales sums that are 0.
+    return value, influence, -influence @ (falling * moved)
 
 
 def _variance(value: Array) -> Array:

@@ -90,8 +90,22 @@ class Errors:
         degrees = min(self.degrees, 1e6)
         return self.error * float(stdtrit(degrees, 0.5 + confidence / 2))
 
+    def with_clean(self, solution: Solution, variance: float) -> Errors:
+        """Return the errors with that of a clean accuracy that was measured apart.
 
-def standard_errors(cells: Cells, solution: Solution) -> Errors:
+        Parameters
+        ----------
+        solution : Solution
+        variance : float
+            Of the clean accuracy.
+        """
+        squares = self.error**2
+        total = squares + solution.clean_influence**2 * variance
+        grown = total[0] / squares[0] if squares[0] > 0 else np.inf
+        return Errors(np.sqrt(total), self.degrees * grown**2, self.dispersion)
+
+
+def standard_errors(cells: Cells, solution: Solution, independent: bool = False) -> Errors:
     """Propagate the errors of the measured accuracies through the fit (delta method).
 
     Every rate contributes its squared influence times its variance. The variance is the binomial
@@ -104,6 +118,9 @@ def standard_errors(cells: Cells, solution: Solution) -> Errors:
     ----------
     cells : Cells
     solution : Solution
+    independent : bool
+        All images, those of one trial too, were drawn with noise of their own: the error is the
+        binomial one.
 
     Returns
     -------
@@ -113,6 +130,8 @@ def standard_errors(cells: Cells, solution: Solution) -> Errors:
     binomial = np.maximum(solution.fitted * (1 - solution.fitted), 1e-12) / images
     squared = solution.influence**2
     expected = squared @ binomial
+    if independent:
+        return Errors(np.sqrt(expected), np.inf, 1.0)
     dispersion, degrees = _dispersion(cells, solution, binomial, images)
     measured = max(dispersion, 1.0)
     if cells.bits is None:

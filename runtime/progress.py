@@ -9,6 +9,7 @@ from typing import TextIO
 
 _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30.0
+_SAY_SECONDS = 2.0
 
 
 class Progress:
@@ -100,6 +101,58 @@ class Progress:
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+
+class StatusLine:
+    """Says what a measurement of unknown length knows by now.
+
+    Parameters
+    ----------
+    show, stream
+        As `Progress` takes them.
+
+    Attributes
+    ----------
+    text : str
+        What was said last.
+    """
+
+    def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._show = self._terminal if show is None else show
+        self._start = time.monotonic()
+        self._said, self._unsaid = -_SAY_SECONDS, False
+        self._width = 0
+        self.text = ""
+
+    def show(self, text: str) -> None:
+        """Say something new: in the same place on a terminal, else now and then on a line."""
+        self.text = text
+        elapsed = time.monotonic() - self._start
+        self._unsaid = True
+        if not self._show or (not self._terminal and elapsed - self._said < _SAY_SECONDS):
+            return
+        self._said, self._unsaid = elapsed, False
+        line = f"{text}  {clock(elapsed)}"
+        if self._terminal:
+            import shutil
+
+            line = line[: shutil.get_terminal_size().columns - 1]
+            self._stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Say what was held back, and end the line."""
+        if self._unsaid:
+            self._said = -_SAY_SECONDS
+            self.show(self.text)
+        if self._show and self._terminal and self._width:
+            self._stream.write("\n")
+            self._stream.flush()
 
 
 def clock(seconds: float) -> str:

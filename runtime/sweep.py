@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..ortops.bit_masks import mask_name as mask_label
 from ..ortops.errors import InputError
 from .dataset import Dataset, load
 from .evaluate import Evaluator
@@ -23,7 +22,7 @@ from .ort_session import Provider
 from .rates import noise_seed, parse_rates
 from .results import Results, rates_key
 from .session import NoisySession
-from .sites import Site, named_mask
+from .sweep_masks import swept_masks
 from .sweep_points import SweepPoints
 
 __all__ = ["Interrupted", "SweepSummary", "noise_seed", "parse_rates", "sweep"]
@@ -183,7 +182,7 @@ def sweep(
     if not isinstance(session, NoisySession):
         session = NoisySession(session, providers, threads, custom_op_libraries)
     chosen = NoisySites(session.sites, noisy, fixed_rates)
-    label, masks = _masks(bit_mask, session.sites, chosen)
+    label, masks = swept_masks(bit_mask, session.sites, chosen)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
     before = session.run_seconds, session.inferences, session.prepare_seconds
     evaluator = Evaluator(session, dataset.head(images), batch_size, metric)
@@ -226,16 +225,6 @@ def sweep(
         noisy=chosen.label,
         path=store.path,
     )
-
-
-def _masks(
-    bit_mask: Any, sites: Sequence[Site], chosen: NoisySites
-) -> tuple[str, int | list[int] | None]:
-    """Return label and bits of a mask, whose name only the noisy sites' formats must know."""
-    if not isinstance(bit_mask, str) or chosen.noisy.all():
-        return named_mask(bit_mask, sites)
-    each = [bit_mask if noisy else "all" for noisy in chosen.noisy]
-    return mask_label(bit_mask), named_mask(each, sites)[1]
 
 
 def _metric_label(metric: Metric | None, name: str | None, kept: bool) -> str:

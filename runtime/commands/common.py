@@ -67,6 +67,20 @@ def rate(text: str) -> float:
     return value
 
 
+def precision(text: str) -> float:
+    """Argument type: a half width of intervals as a share, 15% or 0.15, from 0.1% to 100%."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = 0.0
+    if rest or not 0.001 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a share from 0.1% to 100%, such as 15% or 0.15, got {text!r}"
+        )
+    return value
+
+
 def normalization(text: str) -> Any:
     """Argument type: the normalization of images."""
     if text == "none":

@@ -31,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the sites and print them."""
+    from ..hardening import read_hardening
     from ..session import NoisySession
 
     session = NoisySession(args.model, threads=1, custom_op_libraries=args.custom_ops)
+    hardening = read_hardening(session.path)
     sites = [describe(site, args.rate) for site in session.sites]
     bits = sum(site["bits_per_sample"] for site in sites)
     parameters = sum(site["parameter_bits"] for site in sites)
@@ -49,11 +51,14 @@ def run(args: argparse.Namespace) -> int:
         "rate": args.rate,
         "flips_per_sample": bits * args.rate,
         "parameter_flips": parameters * args.rate,
+        "hardening": None if hardening is None else hardening.as_dict(),
     }
     if args.json:
         print_json(result)
     else:
         print(text(result))
+        if hardening is not None:
+            print(f"hardened: {hardening}")
     return 0
 
 

@@ -9,19 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ortops.bit_masks import mask_name
 from ...ortops.errors import InputError
-from .common import (
-    add_board,
-    add_custom_ops,
-    check_apart,
-    check_plot,
-    positive,
-    print_json,
-    progress,
-    seed,
-    table,
-    use_board,
+from .common import check_apart, check_plot, positive, print_json, progress, table, use_board
+from .noise_options import (
+    add_model_and_data,
+    add_noise_options,
+    add_run_options,
+    fixed_rates,
+    joined,
 )
 
 if TYPE_CHECKING:
@@ -39,17 +34,7 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL.onnx",
-        help="annotated graph (`noisystore export`, `annotate`, `quantize`)",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="D",
-        help="cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR",
-    )
+    add_model_and_data(parser)
     parser.add_argument(
         "--rates",
         default="1e-8:1e-1:4/decade",
@@ -72,51 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=positive, metavar="N", help="the first N images (default: all)"
     )
-    parser.add_argument(
-        "--noisy",
-        action="append",
-        metavar="SITES",
-        help="sites that have the rates: activation, weight, bias, input, names, patterns or "
-        "numbers, separated by commas; may be repeated (default: all without a fixed rate)",
-    )
-    parser.add_argument(
-        "--fixed-rate",
-        type=fixed_rate,
-        action="append",
-        default=[],
-        metavar="SITES=R",
-        help="rate, or P01/P10, that other sites keep throughout, such as weight=1e-6; may be "
-        "repeated (default: 0)",
-    )
-    parser.add_argument(
-        "--mask",
-        type=parse_mask,
-        default="all",
-        metavar="M",
-        help="noisy bits of a word: all, sign, exponent, mantissa, msb:9-31 (0 is the top bit), "
-        "exponent:3- (the 3rd exponent bit and all below) or 0x7f800000; a comma list has one a "
-        "site (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default: %(default)s")
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        metavar="N",
-        help="images a run (default: the board's, or 100)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="default: the board's, or ONNX Runtime's choice",
-    )
-    parser.add_argument(
-        "--provider",
-        metavar="P",
-        help="execution provider: cpu, cuda, or its full name (default: the board's, or cpu)",
-    )
-    add_board(parser)
-    add_custom_ops(parser)
+    add_noise_options(parser)
+    add_run_options(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -127,44 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE.png|.svg", help="also fit the points of this sweep and draw them"
     )
-
-
-def fixed_rate(text: str) -> tuple[str, tuple[float, float]]:
-    """Turn SITES=R, or SITES=P01/P10, into the sites and their rates.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        Another form, or a rate outside [0, 1].
-    """
-    from ..rates import parse_rates
-
-    sites, _, rate = text.rpartition("=")
-    try:
-        pairs = parse_rates(rate)
-    except InputError:
-        pairs = []
-    if not sites or len(pairs) != 1:
-        raise argparse.ArgumentTypeError(
-            "expected SITES=R or SITES=P01/P10 with rates from 0 to 1, such as weight=1e-6, "
-            f"got {text!r}"
-        )
-    return sites, pairs[0]
-
-
-def parse_mask(text: str) -> str | list[str]:
-    """Turn a mask argument into a name, or one a site, in their one spelling.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        No name of a mask.
-    """
-    try:
-        names = [mask_name(name) for name in text.split(",")]
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("bit mask: ")) from None
-    return names[0] if len(names) == 1 else names
 
 
 def run(args: argparse.Namespace) -> int:
@@ -188,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
         [*rates, *(cell.measured for cell in cells)],
         trials=args.trials,
         images=args.images,
-        noisy=None if args.noisy is None else ",".join(args.noisy),
-        fixed_rates=_fixed_rates(args.fixed_rate),
+        noisy=joined(args.noisy),
+        fixed_rates=fixed_rates(args.fixed_rate),
         bit_mask=args.mask,
         seed=args.seed,
         batch_size=args.batch_size,
@@ -240,13 +144,6 @@ def run(args: argparse.Namespace) -> int:
         print(_conditions_table(conditions))
     print(f"next: noisystore fit {args.output} --plot midpoint.png")
     return 0
-
-
-def _fixed_rates(given: list[tuple[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
-    rates = dict(given)
-    if len(rates) < len(given):
-        raise InputError("--fixed-rate: expected each sites once, got some twice")
-    return rates
 
 
 def _draw(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
 from .common import bounded, check_apart, check_output, positive, seed
-from .sweep import parse_mask
+from .noise_options import parse_mask
 
 if TYPE_CHECKING:
     from ...export import Epoch, TrainingNoise
