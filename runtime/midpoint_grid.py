@@ -42,16 +42,19 @@ class RateGrid:
         """Return the rates from the lowest to the highest."""
         return self._between(math.log10(self.low), math.log10(self.high))
 
-    def span(self, mu: float, sigma: float) -> list[float]:
+    def span(self, mu: float, sigma: float, further: tuple[float, float] = (0, 0)) -> list[float]:
         """Return the rates over a drop; at least three to either side of mu where there are any.
 
         Parameters
         ----------
         mu, sigma : float
             Of the drop, in decades.
+        further : (float, float)
+            Decades to go on below and above.
         """
         reach = min(max(_REACH * sigma, 3 * self.gap), max(12 * self.gap, 2.0))
-        return self._between(max(mu - reach, math.log10(self.low) - 3 * self.gap), mu + reach)
+        low = max(mu - reach - further[0], math.log10(self.low) - 3 * self.gap)
+        return self._between(low, mu + reach + further[1])
 
     def too_coarse(self, sigma: float) -> bool:
         """Say whether a drop of this slope, in decades, is too steep for the gaps."""

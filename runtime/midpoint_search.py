@@ -20,6 +20,9 @@ _LEAST, _PROBE, _CLEAN = 25, 50, 200
 #: A probe at the highest rate goes on up to so many images, or until it is this many errors away
 #: from half way; images that share their flips tell little before so many trials.
 _MOST_PROBE, _SURE, _TRIALS = 400, 2.6, 8
+#: The drop goes on where its ends are further from clean and from chance than this share of it;
+#: decades to go on there.
+_AT_END, _FURTHER = 0.1, 0.75
 #: Weight of sigma's variance beside that of mu when images are shared out.
 _SIGMA_SHARE = 0.1
 #: A round adds at most twice what is there, or this many: early fits are rough.
@@ -153,6 +156,7 @@ class MidpointSearch:
         self._counts: dict[float, list[tuple[int, int]]] = {}
         self._clean = (0, 0)
         self._before = experiment.inferences
+        self._further = (0.0, 0.0)
 
     @property
     def spent(self) -> int:
@@ -182,7 +186,7 @@ class MidpointSearch:
         mu, sigma, least = self._bracket(), 0.25, max(_LEAST, self._draws())
         estimate = None
         while True:
-            span = self._grid.span(mu, sigma)
+            span = self._grid.span(mu, sigma, self._further)
             missing = {r: least - self._images(r) for r in span if self._images(r) < least}
             if sum(missing.values()) > self._left:
                 return self._end(estimate, _SPENT)
@@ -205,7 +209,8 @@ class MidpointSearch:
                 if self._grid.gap > self._goal:
                     self._grid.refine()
                     continue
-            if not all(self._images(rate) for rate in self._grid.span(mu, sigma)):
+            self._go_further(span)
+            if not all(self._images(r) for r in self._grid.span(mu, sigma, self._further)):
                 continue
             width = float(self._half_widths(estimate)[0])
             said = f"midpoint {10**mu:.3g} +-{10**width - 1:.1%} after {self.spent:,} inferences"
@@ -334,6 +339,21 @@ class MidpointSearch:
             self._run_clean(self._clean[1] + int(min(counts[-1], self._left)))
         for rate, images in sorted(zip(span, counts[:-1], strict=True), key=lambda pair: -pair[1]):
             self._run(rate, int(min(images, self._left)))
+
+    def _go_further(self, span: list[float]) -> None:
+        """Widen the span where its ends are not those of the drop.
+
+        A curve may fall in two steps, or fall and rise again: all of it counts, as in a sweep.
+        """
+        clean, chance = self._clean_accuracy(), self._experiment.chance
+        away = clean - self._accuracy(span[0]), self._accuracy(span[-1]) - chance
+        room = span[0] > self._grid.low, span[-1] < self._grid.high
+        further = list(self._further)
+        for i, rate in enumerate((span[0], span[-1])):
+            error = 0.5 / math.sqrt(self._images(rate))
+            if room[i] and away[i] > max(_AT_END * (clean - chance), _SURE * error):
+                further[i] += _FURTHER
+        self._further = further[0], further[1]
 
     def _run(self, rate: float, images: int) -> None:
         if images > 0:

@@ -73,7 +73,7 @@ def test_it_agrees_with_a_sweep(session, small_data, options):
 
 @pytest.mark.parametrize("noisy", ["activation", "weight"])
 def test_ten_seeds_cover_the_value_of_brute_force(session, small_data, noisy):
-    expected = brute(session, small_data, 150, noisy=noisy).midpoint
+    expected = brute(session, small_data, 80, noisy=noisy).midpoint
     found = [
         find_midpoint(session, small_data, precision=0.1, noisy=noisy, seed=seed)
         for seed in range(10)
