@@ -21,8 +21,9 @@ _LEAST, _PROBE, _CLEAN = 25, 50, 200
 #: from half way; images that share their flips tell little before so many trials.
 _MOST_PROBE, _SURE, _TRIALS = 400, 2.6, 8
 #: The drop goes on where its ends are further from clean and from chance than this share of it;
-#: decades to go on there.
-_AT_END, _FURTHER = 0.1, 0.75
+#: decades to go on there, at a time and at most (with noise at other sites the accuracy never gets
+#: back to clean).
+_AT_END, _FURTHER, _FURTHEST = 0.1, 0.75, 1.5
 #: Weight of sigma's variance beside that of mu when images are shared out.
 _SIGMA_SHARE = 0.1
 #: A round adds at most twice what is there, or this many: early fits are rough.
@@ -347,8 +348,11 @@ class MidpointSearch:
         """
         clean, chance = self._clean_accuracy(), self._experiment.chance
         away = clean - self._accuracy(span[0]), self._accuracy(span[-1]) - chance
-        room = span[0] > self._grid.low, span[-1] < self._grid.high
         further = list(self._further)
+        room = (
+            span[0] > self._grid.low and further[0] < _FURTHEST,
+            span[-1] < self._grid.high and further[1] < _FURTHEST,
+        )
         for i, rate in enumerate((span[0], span[-1])):
             error = 0.5 / math.sqrt(self._images(rate))
             if room[i] and away[i] > max(_AT_END * (clean - chance), _SURE * error):

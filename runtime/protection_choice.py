@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,16 +169,32 @@ def _solve(
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     size = float(np.abs(row).max()) or 1.0
-    solution = milp(
-        goal / (float(scale) or 1.0),
-        constraints=LinearConstraint(row[None, :] / size, ub=most / size + 1e-12),
-        integrality=np.ones(len(goal)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
-    )
+    with _quiet():
+        solution = milp(
+            goal / (float(scale) or 1.0),
+            constraints=LinearConstraint(row[None, :] / size, ub=most / size + 1e-12),
+            integrality=np.ones(len(goal)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
+        )
     if solution.x is None:
         return np.ones(len(goal), dtype=bool)
     return np.asarray(solution.x > 0.5)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what HiGHS prints now and then (a line of its debugging) out of standard output."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # C's own buffer
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _columns(units: Sequence[Unit]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
