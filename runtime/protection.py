@@ -46,7 +46,7 @@ def protect(
     *,
     mitigations: Sequence[str] = ("none", "clip+nan"),
     means: Sequence[str] = MEANS,
-    goal: str = "energy",
+    goal: str = "bits",
     compare_with: bool = False,
     images: int = 2000,
     noisy: str | int | Sequence[str | int] | None = None,
@@ -82,7 +82,7 @@ def protect(
         Ways to protect a bit: ``reliable`` (in reliable memory), ``rewrite`` (written, checked and
         corrected), ``secded`` (a Hamming code (72, 64)); see `protection_costs`.
     goal : {"bits", "area", "energy", "time"}
-        What is to cost least.
+        What is to cost least; among equals, energy.
     compare_with : bool
         Also compare with protecting all sites equally and greedy by layer, at equal bits.
     images : int
@@ -238,7 +238,9 @@ def _design(
         if price.left_flips > _MOST_LEFT:
             show(f"measuring the errors that {name} leaves")
             lost = _left_loss(runs, choice.protected, price.left, images)
-        accuracy = run.accuracy - lost
+        # Of the predictions that the other errors leave, these leave a share.
+        kept = max(1 - lost / (run.clean_accuracy - runs.chance), 0.0)
+        accuracy = runs.chance + (run.accuracy - runs.chance) * kept
         ways.append(Means(price, accuracy, lost, accuracy >= target))
     return Design(
         mitigation=mitigation,
@@ -286,7 +288,7 @@ def _best(designs: Sequence[Design], goal: str) -> tuple[int, int] | None:
         spent = design.means[place[1]].cost
         ranges = {"area": spent.area_f2, "energy": spent.energy_pj, "time": spent.time_ns}
         least = float(design.bits) if goal == "bits" else float(ranges[goal][1])
-        return least, float(design.bits)
+        return least, spent.energy_pj[1]
 
     meeting = [
         (i, j)

@@ -50,7 +50,7 @@ def plot_protection(found: Protection, path: str | os.PathLike[str]) -> Path:
 def _draw(found: Protection) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.add_subplot()
     scale = 100 / max(found.stored_bits, 1)
     if found.compared:
@@ -91,5 +91,5 @@ def _draw(found: Protection) -> Any:
     p01, p10 = found.rate
     rate = f"{p01:g}" if p01 == p10 else f"{p01:g}/{p10:g}"
     axes.set_title(plain_text(f"{found.model}, bit error rate {rate}"))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -21,7 +21,7 @@ class Means:
     ----------
     cost : Cost
     accuracy : float
-        Verified accuracy less what the errors left in the protected bits cost.
+        Verified accuracy, of which the errors left in the protected bits take their share.
     left_loss : float
         That cost: measured where more than 1e-3 flips are left in an inference, else 0.
     meets : bool

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--minimize",
-        default="energy",
+        default="bits",
         choices=("bits", "area", "energy", "time"),
         help="what the recommended design costs least of (default: %(default)s)",
     )
