@@ -135,7 +135,7 @@ def protect(
                 show = _prefixed(line.show, "" if len(names) == 1 else f"{name}: ")
                 hardened = graphs.session(name)
                 evaluator = CleanOnce(hardened, dataset, batch_size)
-                runs = PairedRuns(evaluator, chosen, pair, bits, int(seed))
+                runs = PairedRuns(evaluator, chosen, pair, masks, int(seed))
                 allowed = _allowed(target, runs)
                 choice = search(runs, allowed, images, show)
                 designs.append(_design(name, choice, runs, allowed, tuple(means), images, show))

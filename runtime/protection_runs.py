@@ -102,11 +102,16 @@ class PairedRuns:
         Sites with the rate; the others keep theirs.
     rate : (float, float)
         p01 and p10.
-    bits : array of uint64 [sites]
-        Bits of each site that are noisy without protection.
+    masks : array of uint64 [sites]
+        Bits of each site that may flip.
     seed : int
     tick : callable, optional
         Called with the number of images after each batch.
+
+    Attributes
+    ----------
+    bits : array of uint64 [sites]
+        Bits that flip at the rate without protection; 0 at sites with rates of their own.
     """
 
     def __init__(
@@ -114,11 +119,12 @@ class PairedRuns:
         evaluator: CleanOnce,
         noisy: NoisySites,
         rate: tuple[float, float],
-        bits: Bits,
+        masks: Bits,
         seed: int,
         tick: Callable[[int], None] | None = None,
     ) -> None:
-        self.evaluator, self.noisy, self.rate, self.bits = evaluator, noisy, rate, bits
+        self.evaluator, self.noisy, self.rate, self._masks = evaluator, noisy, rate, masks
+        self.bits = noisy_bits(evaluator.session.sites, noisy, masks)
         self._seed, self._tick = seed, tick
         self._known: tuple[bytes, npt.NDArray[Any]] = b"", np.empty((0, 0))
         sites = evaluator.session.sites
@@ -222,9 +228,9 @@ class PairedRuns:
     ) -> tuple[npt.NDArray[np.float64], Bits]:
         noisy = self.bits if protected is None else self.bits & ~protected
         rates = self.noisy.table(rate)
-        # A mask without bits is none: such a site has no rate instead.
-        rates[noisy == 0] = 0.0
-        return rates, np.where(noisy == 0, self.bits | np.uint64(1), noisy)
+        # A mask without bits is none: such a site has no rate instead. Others keep theirs.
+        rates[(self.bits > 0) & (noisy == 0)] = 0.0
+        return rates, np.where(noisy > 0, noisy, self._masks)
 
     def _trials(
         self, samples: npt.NDArray[np.int64], purpose: str
