@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .midpoint import Points, fit_midpoint
     from .midpoint_finder import find_midpoint
     from .midpoint_groups import fit_results
+    from .protection import protect
     from .rram import Condition, LogNormal, cheapest_threshold, equal_error_threshold
     from .rram_csv import read_samples
     from .rram_writes import write_check_correct
@@ -33,6 +34,7 @@ __all__ = [
     "find_midpoint",
     "fit_midpoint",
     "fit_results",
+    "protect",
     "read_samples",
     "sensitivity",
     "site_rates",
@@ -50,6 +52,7 @@ _LATER = {
     "find_midpoint": "midpoint_finder",
     "fit_midpoint": "midpoint",
     "fit_results": "midpoint_groups",
+    "protect": "protection",
     "read_samples": "rram_csv",
     "write_check_correct": "rram_writes",
 }

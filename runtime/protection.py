@@ -233,7 +233,11 @@ def _design(
     stored = _stored(sites, runs.bits, choice.protected)
     ways = []
     for name in means if choice.bits else (None,):
-        price = cost(stored, runs.rate, name, most_left=_MOST_LEFT)
+        try:
+            price = cost(stored, runs.rate, name, most_left=_MOST_LEFT)
+        except InputError as error:  # at rates near 1 rewriting does not end
+            show(f"{name}: {error}")
+            continue
         lost = 0.0
         if price.left_flips > _MOST_LEFT:
             show(f"measuring the errors that {name} leaves")
