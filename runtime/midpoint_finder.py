@@ -19,7 +19,8 @@ from .evaluate import Evaluator, expected_flips
 from .interrupt import Interrupted, terminable
 from .midpoint import Fit, Points, check_options
 from .midpoint_network import CleanImages, NoisyNetwork, derived_seed, random_order
-from .midpoint_search import MidpointSearch, Outcome
+from .midpoint_outcome import Outcome
+from .midpoint_search import MidpointSearch
 from .noisy_sites import NoisySites
 from .ort_session import Provider
 from .progress import StatusLine

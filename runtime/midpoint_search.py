@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from ..ortops.errors import InputError
-from .midpoint_curve import Array, Solution, crossing, decreasing, even_weights, solve
+from .midpoint_curve import Array, crossing, decreasing, even_weights, solve
 from .midpoint_grid import RateGrid
-from .midpoint_interval import Cells, Errors, standard_errors
+from .midpoint_interval import Cells, standard_errors
+from .midpoint_outcome import Estimate, Experiment, Outcome
 
 #: Images at each rate of the grid at least, of a probe, and without noise at first.
 _LEAST, _PROBE, _CLEAN = 25, 50, 200
@@ -35,86 +34,6 @@ _CAUTION = 2.5
 _SPENT = "the inferences allowed are spent"
 #: Aim a little below the width asked for, so that the last round is the last.
 _AIM = 0.97
-
-
-class Experiment(Protocol):
-    """What is measured: a network on random images of a data set.
-
-    Attributes
-    ----------
-    population : int
-        Images of the data set.
-    independent : bool
-        Whether images of one trial have noise of their own; not so where stored weights flip.
-    """
-
-    population: int
-    independent: bool
-
-    @property
-    def price(self) -> int:
-        """Most inferences that a noisy image costs: 2 where its clean prediction is needed too."""
-
-    @property
-    def inferences(self) -> int:
-        """All images run by now, with noise or without."""
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing."""
-
-    def clean(self, images: int) -> tuple[int, int]:
-        """Have at least so many images run without noise; return (correct, images) of all."""
-
-    def noisy(self, rate: float, images: int) -> list[tuple[int, int]]:
-        """Run so many random images with fresh noise; return (correct, images) of each trial."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What the measured cells say.
-
-    Attributes
-    ----------
-    solution : Solution
-        mu and sigma in decades.
-    errors : Errors
-        Of both, the clean accuracy's included.
-    half_level : float
-        log10 of the rate at which the measured curve is half way.
-    """
-
-    solution: Solution
-    errors: Errors
-    half_level: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """End of a search.
-
-    Attributes
-    ----------
-    estimate : Estimate or None
-        None: no drop within the rates.
-    half_width : numpy.ndarray of float64 [2]
-        Of the intervals of mu and sigma, in decades; infinite without an estimate.
-    bound : "above", "below" or None
-        Where the midpoint lies if there is no estimate.
-    limit : float or None
-        The rate that it lies above or below.
-    cells : Cells
-        All that was measured.
-    reason : str
-        Why the search stopped.
-    """
-
-    estimate: Estimate | None
-    half_width: Array
-    bound: str | None
-    limit: float | None
-    cells: Cells
-    reason: str
 
 
 class MidpointSearch:

@@ -122,6 +122,8 @@ def protect(
     masks = site_masks(swept_masks(bit_mask, session.sites, chosen)[1], session.sites)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
     bits = noisy_bits(session.sites, chosen, masks)
+    if not bits.any():
+        raise InputError("mask: expected a bit of a noisy site's word, got none: nothing flips")
     line = StatusLine(progress)
     designs: list[Design] = []
     compared: list[Compared] = []
@@ -131,17 +133,20 @@ def protect(
             graphs = Graphs(session, data, dataset, Path(folder), line.show)
             names = list(dict.fromkeys(mitigations))
             graphs.check(names)
+            plain = CleanOnce(session, dataset, batch_size)
             for name in names:
                 show = _prefixed(line.show, "" if len(names) == 1 else f"{name}: ")
                 hardened = graphs.session(name)
-                evaluator = CleanOnce(hardened, dataset, batch_size)
-                runs = PairedRuns(evaluator, chosen, pair, masks, int(seed))
+                same = hardened is session
+                evaluator = plain if same else CleanOnce(hardened, dataset, batch_size)
+                runs = PairedRuns(evaluator, chosen, pair, masks, int(seed), reference=plain)
                 allowed = _allowed(target, runs)
                 choice = search(runs, allowed, images, show)
                 designs.append(_design(name, choice, runs, allowed, tuple(means), images, show))
                 if compare_with and choice.screen is not None and not compared:
                     compared = compare(runs, choice.screen, images, show)
-                inferences += hardened.inferences
+                inferences += 0 if same else hardened.inferences
+            inferences += session.inferences
             best = _best(designs, goal)
             if save_model is not None and best is not None:
                 graphs.save(designs[best[0]].mitigation, Path(save_model))
@@ -265,9 +270,11 @@ def _design(
 
 
 def _left_loss(runs: PairedRuns, protected: Bits, left: tuple[float, float], images: int) -> float:
-    """Accuracy that errors left in the protected bits cost, with all others right."""
+    """Accuracy that errors left in the protected bits cost, with the others at the rate right."""
     samples = runs.images(images, "left")
-    return max(runs.run(runs.bits & ~protected, samples, "left", left).loss, 0.0)
+    # Sites with rates of their own keep them in both runs.
+    right = runs.run(runs.bits, samples, "left")
+    return max(right.accuracy - runs.run(runs.bits & ~protected, samples, "left", left).accuracy, 0)
 
 
 def _stored(sites: Sequence[Site], bits: Bits, protected: Bits) -> list[StoredSite]:

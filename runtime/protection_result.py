@@ -57,7 +57,7 @@ class Design:
     interval : (float, float)
         95%, for other noise on other images.
     clean_accuracy : float
-        Of the same images.
+        Of the same images, without mitigation.
     target : float
         Accuracy asked for, on the same images.
     images : int

@@ -39,7 +39,7 @@ class Run:
     agree : array of bool [n]
         Predictions of the clean network.
     clean : array of bool [n]
-        Right predictions of the clean network.
+        Right predictions of the clean network, without mitigations.
     trial : array of int64 [n]
         Images of one trial share flips of stored weights; else each is a trial.
     """
@@ -107,6 +107,9 @@ class PairedRuns:
     seed : int
     tick : callable, optional
         Called with the number of images after each batch.
+    reference : CleanOnce, optional
+        The network without mitigations, from whose clean accuracy losses count: a mitigation may
+        cost some without noise. None: `evaluator`.
 
     Attributes
     ----------
@@ -122,10 +125,12 @@ class PairedRuns:
         masks: Bits,
         seed: int,
         tick: Callable[[int], None] | None = None,
+        reference: CleanOnce | None = None,
     ) -> None:
         self.evaluator, self.noisy, self.rate, self._masks = evaluator, noisy, rate, masks
         self.bits = noisy_bits(evaluator.session.sites, noisy, masks)
         self._seed, self._tick = seed, tick
+        self._reference = reference or evaluator
         self._known: tuple[bytes, npt.NDArray[Any]] = b"", np.empty((0, 0))
         sites = evaluator.session.sites
         self.independent = not any(s.rows_per_sample < 1 for s in sites if noisy.noisy[s.site])
@@ -138,7 +143,7 @@ class PairedRuns:
 
     def clean_accuracy(self) -> float:
         """Return that of all images; 1 where the data have no labels."""
-        scores = self.evaluator.run(0.0, samples=np.arange(len(self.evaluator)), tick=self._tick)
+        scores = self._reference.run(0.0, samples=np.arange(len(self.evaluator)), tick=self._tick)
         return 1.0 if scores.correct is None else float(scores.correct.mean())
 
     def images(self, count: int, purpose: str) -> npt.NDArray[np.int64]:
@@ -166,7 +171,7 @@ class PairedRuns:
             Another one.
         """
         rates, masks = self._noise(protected, self.rate if rate is None else rate)
-        clean = self.evaluator.run(0.0, samples=samples, tick=self._tick)
+        clean = self._reference.run(0.0, samples=samples, tick=self._tick)
         if clean.predictions is None:
             raise InputError("protect: expected a model with class predictions")
         parts = [

@@ -139,6 +139,10 @@ def run(args: argparse.Namespace) -> int:
 
         plot_protection(found, args.plot)
         progress(f"wrote {args.plot}")
+    if args.save_model is not None:
+        mitigation = "none" if found.best is None else found.designs[found.best[0]].mitigation
+        done = "wrote" if mitigation != "none" else "no mitigation is recommended: did not write"
+        progress(f"{done} {args.save_model}")
     if args.json:
         print_json(result)
     else:

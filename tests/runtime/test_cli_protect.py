@@ -93,8 +93,24 @@ def test_files(design):
     assert len(read_hardening(files["d.onnx"]).ranges) == len(NoisySession(files["d.onnx"]).sites)
 
 
-def test_nothing_to_protect(ok, model):
-    found = ok("protect", model, "--data", "digits", "--rate", "1e-12", "--mitigate", "none")
+def test_the_report(model, capsys):
+    words = ["protect", str(model), "--data", "digits", "--rate", RATE, "--target", "90%"]
+    assert main([*words, "--mitigate", "none", "--images", "100", "--compare"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "303,104 noisy bits a sample",
+        "SECDED (72, 64)",
+        "* least bits; bit 0 is the top",
+    ):
+        assert part in out
+    assert "at equal bits, on the same images and flips:" in out
+
+
+def test_nothing_to_protect(ok, model, tmp_path):
+    saved = tmp_path / "saved.onnx"
+    words = ["--rate", "1e-12", "--mitigate", "none", "--save-model", saved]
+    found = ok("protect", model, "--data", "digits", *words)
+    assert not saved.exists()
     assert found["designs"][0]["bits"] == 0
     assert [m["means"] for m in found["designs"][0]["means"]] == ["none"]
     assert found["best"] == [0, 0]
@@ -144,6 +160,15 @@ def test_bad_input(error, model, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     assert said in error("protect", model, "--data", "digits", *options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["-o", "--save-model"])
+def test_the_model_is_not_overwritten(error, model, option):
+    before = model.read_bytes()
+    assert "which is read" in error(
+        "protect", model, "--data", "digits", "--rate", RATE, option, model
+    )
+    assert model.read_bytes() == before
 
 
 def test_a_hardened_file_is_not_hardened_again(error, design):

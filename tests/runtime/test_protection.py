@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`protect`, called from Python: what its designs promise, on networks of many kinds."""
+
+import numpy as np
+import pytest
+
+from noisystore.ortops.errors import InputError
+from noisystore.runtime import NoisySession, protection, sweep
+from noisystore.runtime.clean_once import CleanOnce
+from noisystore.runtime.cli import main
+from noisystore.runtime.dataset import Dataset
+from noisystore.runtime.noisy_sites import NoisySites
+from noisystore.runtime.protection import protect
+from noisystore.runtime.protection_runs import PairedRuns
+from noisystore.runtime.protection_search import _stricter
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+RATE = 5e-3
+
+
+def designed(model, data, rate=RATE, target="95%", **options):
+    """The only design, with no mitigation and no errors left in protected bits."""
+    options = {"mitigations": ["none"], "means": ["reliable"], "images": 150, **options}
+    found = protect(model, data, rate, target, **options)
+    assert len(found.designs) == 1
+    return found.designs[0]
+
+
+def stored_bits(path):
+    return sum(site.elements * site.noisy_bits for site in NoisySession(path).sites)
+
+
+def runs_of(path, data, fixed=None, rate=0.02):
+    session = NoisySession(path)
+    masks = np.full(len(session.sites), 2**64 - 1, dtype=np.uint64)
+    noisy = NoisySites(session.sites, None, fixed)
+    return PairedRuns(CleanOnce(session, data, 50), noisy, (rate, rate), masks, 3)
+
+
+def test_a_sweep_with_the_design_has_its_accuracy(model):
+    """Noise at the unprotected bits, on all images, with seeds that the search never had."""
+    design = designed(model, "digits", 3e-3, images=300)
+    assert design.meets
+    assert design.unprotected[1][1] < design.target  # the rate ruins it
+    assert 0 < design.bits < stored_bits(model)
+    sites = NoisySession(model).sites
+    masks = [(1 << s.noisy_bits) - 1 & ~m for s, m in zip(sites, design.masks, strict=True)]
+    assert all(mask >> site.noisy_bits == 0 for site, mask in zip(sites, design.masks, strict=True))
+    result = sweep(
+        model,
+        "digits",
+        [3e-3],
+        trials=3,
+        noisy=[site for site, mask in enumerate(masks) if mask],
+        bit_mask=[mask or 1 for mask in masks],
+        seed=99,
+    )
+    accuracy = float(np.mean([point["accuracy"] for point in result.points]))
+    low, high = design.interval
+    assert low - 0.03 <= accuracy <= high + 0.03
+
+
+def test_the_same_seed_gives_the_same_design(model_path, small_data):
+    first, again, other = (designed(model_path, small_data, seed=s) for s in (1, 1, 2))
+    assert first == again
+    assert first.accuracy != other.accuracy or first.masks != other.masks
+
+
+def test_more_noise_and_higher_targets_need_more_bits(model_path, small_data):
+    bits = [designed(model_path, small_data, target=t).bits for t in ("70%", "90%", "100%")]
+    assert bits == sorted(bits)
+    assert bits[0] < bits[-1]
+    bits = [designed(model_path, small_data, rate).bits for rate in (1e-4, 5e-3, 5e-2)]
+    assert bits == sorted(bits)
+    assert bits[0] < bits[-1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "seed"), [(1e-5, 2), (1e-5, 20), (3e-5, 12), (1e-4, 11), (0.05, 0)]
+)
+def test_a_target_of_all_is_held(model_path, small_data, rate, seed):
+    """If need be by all bits, also those that no flip of the screen's few images hit."""
+    design = designed(model_path, small_data, rate, "100%", seed=seed)
+    assert design.meets
+    assert design.accuracy >= design.clean_accuracy == design.target
+
+
+def test_stricter_designs_end_with_all_bits():
+    everything = np.array([0b111, 0b11], dtype=np.uint64)
+
+    def design(harm):
+        return np.array([0b100 if harm > 0.1 else 0b110, 0], dtype=np.uint64)
+
+    masks = [each.tolist() for each in _stricter(design, 1.0, everything)]
+    assert masks == [[0b100, 0], [0b110, 0], [0b111, 0b11]]
+    assert [each.tolist() for each in _stricter(lambda _: everything, 0.0, everything)] == [[7, 3]]
+
+
+def test_a_number_is_a_target_for_all_images(model_path, small_data):
+    """Clean accuracy of all images is 137 of 157; any images may lose as much as all."""
+    clean = float(np.mean(np.arange(157) % 8 > 0))
+    design = designed(model_path, small_data, target=clean - 0.05, images=100)
+    assert design.clean_accuracy - design.target == pytest.approx(0.05)
+    with pytest.raises(InputError, match="at most the clean one"):
+        designed(model_path, small_data, target=0.9)
+
+
+def test_images_without_labels(model_path, small_data):
+    design = designed(model_path, Dataset("unlabelled", small_data.images))
+    assert design.clean_accuracy == 1
+    assert design.meets
+    assert design.target == pytest.approx(0.95)
+
+
+def test_stored_weights(make_model, tmp_path, small_data):
+    """Images of a trial share the flips of weights, so their number says less."""
+    path = make_model(tmp_path / "w.onnx", noisy_weight=True)
+    design = designed(path, small_data, noisy="weight")
+    assert design.masks[:2] == [0, 0]
+    assert 0 < design.masks[2].bit_count() < 32
+    assert design.bits == 240 * design.masks[2].bit_count()
+    runs = runs_of(path, small_data)
+    assert not runs.independent
+    run = runs.run(None, runs.images(100, "x"), "a")
+    assert np.bincount(run.trial).tolist() == [20] * 5
+
+
+@pytest.fixture(scope="module")
+def integers(model, tmp_path_factory):
+    """The network quantized: words of 8 bits."""
+    folder = tmp_path_factory.mktemp("int8")
+    plain, path = folder / "plain.onnx", folder / "int8.onnx"
+    words = ["--weights", model.parent / "w.safetensors", "--width", "0.0625"]
+    words += ["--sites", "none", "-o", plain]
+    assert main(["export", "vgg-a", *map(str, words)]) == 0
+    words = [plain, "--data", "digits", "--normalization", "cifar10", "-o", path]
+    assert main(["quantize", *map(str, words)]) == 0
+    return path
+
+
+def test_words_of_eight_bits(integers):
+    design = designed(integers, "digits", 0.05)
+    assert design.meets
+    assert 0 < design.bits < stored_bits(integers)
+    assert max(design.masks) >= 0x40
+    assert max(design.masks) <= 0xFF
+
+
+@pytest.mark.parametrize("mitigation", ["clip", "nan", "clip+nan"])
+def test_mitigations(model, mitigation, tmp_path):
+    saved = tmp_path / "saved.onnx"
+    found = protect(
+        *(model, "digits", 3e-3, "90%"),
+        mitigations=["none", mitigation],
+        means=["reliable"],
+        images=200,
+        save_model=saved,
+    )
+    plain, other = found.designs
+    assert plain.meets
+    assert other.meets
+    assert other.unprotected[0] >= plain.unprotected[0]
+    if mitigation != "nan":
+        assert other.bits < plain.bits
+    assert found.best == (min((0, 1), key=lambda i: found.designs[i].bits), 0)
+    assert saved.exists() == (found.best[0] == 1)
+
+
+def test_what_a_mitigation_costs_without_noise_counts(model_path, small_data):
+    """The ranges are those of the first 1,000 images, which are dim: the others are clipped."""
+    bright = small_data.images
+    images = np.concatenate([np.repeat(bright / 100, 7, axis=0)[:1000], bright])
+    data = Dataset("dim", images, NoisySession(model_path).run(images).argmax(1))
+    found = protect(
+        *(model_path, data, 1e-3, "98%"),
+        mitigations=["none", "clip"],
+        means=["reliable"],
+        images=len(data),
+    )
+    plain, clipped = found.designs
+    assert clipped.clean_accuracy == plain.clean_accuracy == 1
+    assert plain.meets
+    assert not clipped.meets
+    assert clipped.bits == found.stored_bits
+    assert found.best == (0, 0)
+
+
+def test_errors_left_are_told_from_those_of_other_sites(model_path, small_data):
+    """Site 1 has a rate that ruins much; what is left at site 0 takes from the rest only."""
+    runs = runs_of(model_path, small_data, {1: 0.02})
+    protected = runs.bits
+    assert runs.run(protected, runs.images(157, "left"), "left").loss > 0.05
+    assert protection._left_loss(runs, protected, (0.0, 0.0), 157) == 0
+    few, many = (protection._left_loss(runs, protected, (p, p), 157) for p in (1e-4, 0.05))
+    assert few < many
+
+
+def test_protected_bits_have_no_rate(model_path, small_data):
+    runs = runs_of(model_path, small_data)
+    rates, masks = runs._noise(np.array([2**32 - 1, 1 << 31], dtype=np.uint64), (0.02, 0.03))
+    assert rates.tolist() == [[0, 0], [0.02, 0.03]]
+    assert masks[1] == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rate": -1e-3}, r"\[0, 1\]"),
+        ({"rate": (0.0, 0.0)}, "above 0"),
+        ({"goal": "speed"}, "goal: expected bits, area, energy, time, got 'speed'"),
+        ({"means": []}, "means: expected reliable, rewrite, secded, got none"),
+        ({"images": 99}, "images: expected 100 or more, got 99"),
+        ({"noisy": "bias"}, "noisy: expected a kind"),
+        ({"bit_mask": 0}, "nothing flips"),
+        ({"bit_mask": [0, 1 << 31], "fixed_rates": {"1": 0.5}}, "nothing flips"),
+        ({"batch_size": 0}, "batch size"),
+    ],
+)
+def test_bad_values(model_path, small_data, options, said):
+    with pytest.raises(InputError, match=said):
+        designed(model_path, small_data, **options)
