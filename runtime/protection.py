@@ -44,7 +44,7 @@ def protect(
     rate: Any,
     target: str | float = "99%",
     *,
-    mitigations: Sequence[str] = ("none", "clip+nan"),
+    mitigations: Sequence[str] | None = None,
     means: Sequence[str] = MEANS,
     goal: str = "bits",
     compare_with: bool = False,
@@ -76,7 +76,8 @@ def protect(
         Accuracy to hold: a number, or a share of the clean accuracy such as ``"99%"``.
     mitigations : sequence of str
         ``none``, ``clip`` to the range that the clean network has on 1,000 training images,
-        ``nan`` (reads as 0), ``clip+nan``; each is tried. All but ``none`` need the `onnx` package
+        ``nan`` (reads as 0), ``clip+nan``; each is tried. None: ``none`` and, where a noisy site
+        has floats in each inference, ``clip+nan``. All but ``none`` need the `onnx` package
         (`noisystore.export.harden`).
     means : sequence of str
         Ways to protect a bit: ``reliable`` (in reliable memory), ``rewrite`` (written, checked and
@@ -112,7 +113,8 @@ def protect(
     """
     begin = time.perf_counter()
     pair = _checked_rate(rate)
-    _check_names("mitigation", mitigations, tuple(MITIGATIONS))
+    if mitigations is not None:
+        _check_names("mitigation", mitigations, tuple(MITIGATIONS))
     _check_names("means", means, MEANS)
     _check_names("goal", (goal,), GOALS)
     if images < _LEAST_IMAGES:
@@ -121,6 +123,11 @@ def protect(
     chosen = NoisySites(session.sites, noisy, fixed_rates)
     masks = site_masks(swept_masks(bit_mask, session.sites, chosen)[1], session.sites)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
+    if len(dataset) < _LEAST_IMAGES:
+        raise InputError(
+            f"data {dataset.name}: expected {_LEAST_IMAGES} images or more, got {len(dataset)}: "
+            "fewer verify nothing"
+        )
     bits = noisy_bits(session.sites, chosen, masks)
     if not bits.any():
         raise InputError("mask: expected a bit of a noisy site's word, got none: nothing flips")
@@ -131,7 +138,7 @@ def protect(
     try:
         with terminable(), tempfile.TemporaryDirectory() as folder:
             graphs = Graphs(session, data, dataset, Path(folder), line.show)
-            names = list(dict.fromkeys(mitigations))
+            names = list(dict.fromkeys(mitigations or _usual(session.sites, bits)))
             graphs.check(names)
             plain = CleanOnce(session, dataset, batch_size)
             for name in names:
@@ -216,6 +223,20 @@ def _allowed(target: str | float, runs: PairedRuns) -> Callable[[Run], float]:
     return allowed
 
 
+def _usual(sites: Sequence[Site], bits: Bits) -> tuple[str, ...]:
+    """Return the mitigations that are tried unless told otherwise."""
+    floats = ("", "float16", "float32", "float64")
+    hardened = any(
+        bits[site.site] and site.rows_per_sample != 0 and site.element_type in floats
+        for site in sites
+    )
+    return ("none", "clip+nan") if hardened else ("none",)
+
+
+def _within(low: float, high: float) -> tuple[float, float]:
+    return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
+
+
 def _design(
     mitigation: str,
     choice: Choice,
@@ -257,10 +278,10 @@ def _design(
         masks=[int(mask) for mask in choice.protected],
         unprotected=(
             alone.accuracy,
-            (alone.clean_accuracy - alone_high, alone.clean_accuracy - alone_low),
+            _within(alone.clean_accuracy - alone_high, alone.clean_accuracy - alone_low),
         ),
         accuracy=run.accuracy,
-        interval=(run.clean_accuracy - high, run.clean_accuracy - low),
+        interval=_within(run.clean_accuracy - high, run.clean_accuracy - low),
         clean_accuracy=run.clean_accuracy,
         target=target,
         images=len(run.correct),

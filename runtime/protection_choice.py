@@ -143,7 +143,7 @@ def cheapest(units: Sequence[Unit], harm: float) -> npt.NDArray[np.bool_]:
     array of bool [units]
     """
     bits, harms = _columns(units)
-    return _solve(bits, -harms, harm - harms.sum(), bits.sum())
+    return _solve(bits, -harms, harm - harms.sum(), bits.sum(), True)
 
 
 def least_harm(units: Sequence[Unit], bits: int) -> npt.NDArray[np.bool_]:
@@ -159,13 +159,17 @@ def least_harm(units: Sequence[Unit], bits: int) -> npt.NDArray[np.bool_]:
     array of bool [units]
     """
     sizes, harms = _columns(units)
-    return _solve(-harms, sizes, float(bits), harms.sum())
+    return _solve(-harms, sizes, float(bits), harms.sum(), False)
 
 
 def _solve(
-    goal: npt.NDArray[np.float64], row: npt.NDArray[np.float64], most: float, scale: float
+    goal: npt.NDArray[np.float64],
+    row: npt.NDArray[np.float64],
+    most: float,
+    scale: float,
+    otherwise: bool,
 ) -> npt.NDArray[np.bool_]:
-    """Minimize goal @ x with row @ x <= most, x of 0 and 1."""
+    """Minimize goal @ x with row @ x <= most, x of 0 and 1; all `otherwise` if none is found."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     size = float(np.abs(row).max()) or 1.0
@@ -178,7 +182,7 @@ def _solve(
             options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
         )
     if solution.x is None:
-        return np.ones(len(goal), dtype=bool)
+        return np.full(len(goal), otherwise)
     return np.asarray(solution.x > 0.5)
 
 

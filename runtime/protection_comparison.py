@@ -85,7 +85,7 @@ def compare(
             Compared(
                 bits,
                 mine.accuracy,
-                (mine.clean_accuracy - high, mine.clean_accuracy - low),
+                (max(mine.clean_accuracy - high, 0.0), min(mine.clean_accuracy - low, 1.0)),
                 results[1].accuracy,
                 results[2].accuracy,
                 mine.gain_over(results[1]),

@@ -55,7 +55,7 @@ class Design:
     accuracy : float
         Of the verifying run.
     interval : (float, float)
-        95%, for other noise on other images.
+        95%, that of the loss of accuracy, for other noise and images of the same clean accuracy.
     clean_accuracy : float
         Of the same images, without mitigation.
     target : float

@@ -81,8 +81,8 @@ class Run:
         number = len(sizes)
         if number < 2:
             return -1.0, 1.0
-        # Nothing changed in n images: a change of 3 in n would show up with 95%.
-        least = 1.0 / len(values)
+        # Nothing changed in n trials: a change of 3 in n would show up with 95%.
+        least = 1.0 / number
         error = math.sqrt(float(sums @ sums) * number / (number - 1)) / len(values)
         width = max(float(stdtrit(number - 1, 0.975)) * error, least if values.any() else 3 * least)
         mean = float(values.mean())
@@ -265,7 +265,7 @@ def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def noisy_bits(sites: list[Site], noisy: NoisySites, masks: npt.NDArray[np.uint64]) -> Bits:
     """Return the bits of each site that can flip, [sites]: none where a site has no rate."""
     words = np.array([(1 << site.noisy_bits) - 1 for site in sites], dtype=np.uint64)
-    swept = noisy.table(1.0).min(axis=1) == 1.0
+    swept = (noisy.table(1.0) != noisy.table(0.0)).any(axis=1)
     return np.where(swept, words & masks, 0).astype(np.uint64)
 
 

@@ -51,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mitigate",
-        default="none,clip+nan",
         metavar="LIST",
         help="what is tried beside protected bits: none, clip (to the range of the clean network), "
-        "nan (reads as 0), clip+nan (default: %(default)s; all but none need the extra export)",
+        "nan (reads as 0), clip+nan (default: none and, where sites hold floats, clip+nan; all but "
+        "none need the extra export)",
     )
     parser.add_argument(
         "--means",
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         rates[0],
         args.target,
-        mitigations=_names(args.mitigate),
+        mitigations=None if args.mitigate is None else _names(args.mitigate),
         means=_names(args.means),
         goal=args.minimize,
         compare_with=args.compare,

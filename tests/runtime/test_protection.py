@@ -11,7 +11,7 @@ from noisystore.runtime.cli import main
 from noisystore.runtime.dataset import Dataset
 from noisystore.runtime.noisy_sites import NoisySites
 from noisystore.runtime.protection import protect
-from noisystore.runtime.protection_runs import PairedRuns
+from noisystore.runtime.protection_runs import PairedRuns, noisy_bits
 from noisystore.runtime.protection_search import _stricter
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -88,13 +88,25 @@ def test_a_target_of_all_is_held(model_path, small_data, rate, seed):
 
 def test_stricter_designs_end_with_all_bits():
     everything = np.array([0b111, 0b11], dtype=np.uint64)
+    positions = [np.array(bits, dtype=np.uint64) for bits in ([4, 2], [2, 1], [1, 0])]
 
     def design(harm):
         return np.array([0b100 if harm > 0.1 else 0b110, 0], dtype=np.uint64)
 
-    masks = [each.tolist() for each in _stricter(design, 1.0, everything)]
-    assert masks == [[0b100, 0], [0b110, 0], [0b111, 0b11]]
-    assert [each.tolist() for each in _stricter(lambda _: everything, 0.0, everything)] == [[7, 3]]
+    masks = [each.tolist() for each in _stricter(design, 1.0, positions)]
+    assert masks == [[0b100, 0], [0b110, 0], [0b100, 0b10], [0b110, 0b11], [0b111, 0b11]]
+    assert [each.tolist() for each in _stricter(lambda _: everything, 0.0, positions)] == [[7, 3]]
+
+
+def test_a_fixed_rate_of_1_is_not_the_swept_one(model_path):
+    sites = NoisySession(model_path).sites
+    masks = np.full(len(sites), 2**64 - 1, dtype=np.uint64)
+    assert noisy_bits(sites, NoisySites(sites, 0, {1: 1.0}), masks).tolist() == [0xFFFFFFFF, 0]
+
+
+def test_few_images_verify_nothing(model_path, small_data):
+    with pytest.raises(InputError, match="expected 100 images or more, got 20"):
+        protect(model_path, small_data.head(20), 1e-3)
 
 
 def test_a_number_is_a_target_for_all_images(model_path, small_data):
