@@ -17,7 +17,7 @@ from .noisy_sites import NoisySites
 from .rates import noise_seed
 
 #: Images of a trial where all of them meet the same flips (stored weights): more trials say more.
-_SHARED_TRIAL = 20
+SHARED_TRIAL = 20
 
 
 class CleanImages:
@@ -111,7 +111,7 @@ class NoisyNetwork:
         self.independent = not shared
         self.population = len(evaluator)
         batch = session.batch or evaluator.batch_size
-        self.trial_images = batch if self.independent or session.batch else _SHARED_TRIAL
+        self.trial_images = batch if self.independent or session.batch else SHARED_TRIAL
         self.trial_images = min(self.trial_images, self.population)
         self._whole = session.batch or 1
         self._left: dict[float, npt.NDArray[np.int64]] = {}

@@ -14,13 +14,10 @@ import numpy.typing as npt
 from ..ortops.errors import InputError
 from .clean_once import CleanOnce
 from .metrics import as_logits
-from .midpoint_network import derived_seed, random_order
+from .midpoint_network import SHARED_TRIAL, derived_seed, random_order
 from .noisy_sites import NoisySites
 from .rates import noise_seed
 from .sites import Site
-
-#: Images of a trial where all of them meet the same flips.
-_SHARED_TRIAL = 20
 
 #: Divergence of an image whose prediction is lost, at most.
 _RUINED = 3.0
@@ -183,7 +180,7 @@ class PairedRuns:
         labels = self.evaluator.data.labels
         right = np.ones(len(samples), bool) if clean.correct is None else clean.correct
         correct = agree if labels is None else predictions == labels[samples]
-        size = 1 if self.independent else _SHARED_TRIAL
+        size = 1 if self.independent else SHARED_TRIAL
         return Run(correct, agree, right, np.arange(len(samples)) // size)
 
     def harm(self, noisy: Bits, samples: npt.NDArray[np.int64], purpose: str) -> float:
@@ -241,7 +238,7 @@ class PairedRuns:
         self, samples: npt.NDArray[np.int64], purpose: str
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """Yield a seed and the images that share it."""
-        size = len(samples) if self.independent else _SHARED_TRIAL
+        size = len(samples) if self.independent else SHARED_TRIAL
         for trial, start in enumerate(range(0, len(samples), size)):
             seed = noise_seed(derived_seed(self._seed, f"noise|{purpose}"), trial, *self.rate)
             yield seed, samples[start : start + size]

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,30 @@ def check_apart(output: Path, model: str, name: str) -> None:
     """
     if output.resolve() == Path(model).resolve():
         raise InputError(f"{name} {output}: expected another file than {model}, which is read")
+
+
+def check_written(written: Mapping[str, str | None], model: str, data: str | None = None) -> None:
+    """Check, before long work, that all files to be written can be, and that none is read.
+
+    Parameters
+    ----------
+    written : mapping from an option's name to a path, or None
+    model, data : str
+        What the user named as model and data set.
+
+    Raises
+    ------
+    InputError
+        As `check_output` and `check_apart`, or two are one file.
+    """
+    paths = {name: path for name, path in written.items() if path is not None}
+    kind, _, file = (data or "").partition(":")
+    for name, path in paths.items():
+        check_apart(check_output(path), model, name)
+        if kind == "npz":
+            check_apart(Path(path), file, name)
+    if len({Path(path).resolve() for path in paths.values()}) < len(paths):
+        raise InputError(f"{', '.join(paths)}: expected different files, got the same")
 
 
 def check_plot(path: str | None) -> None:

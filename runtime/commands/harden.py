@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
 from .common import (
     add_custom_ops,
-    check_apart,
-    check_output,
+    check_written,
     positive,
     print_json,
     progress,
@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the ranges, harden, report."""
-    output = check_output(args.output)
-    check_apart(output, args.model, "-o")
+    output = Path(args.output)
+    check_written({"-o": args.output}, args.model, args.data)
     if not args.clip and not args.nan_to_zero:
         raise InputError("--no-clip --no-nan-to-zero: nothing to do: expected at least one of them")
     if args.clip and args.data is None:

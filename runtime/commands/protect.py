@@ -10,9 +10,8 @@ from pathlib import Path
 from ...ortops.errors import InputError
 from ...ortops.files import write_whole
 from .common import (
-    check_apart,
-    check_output,
     check_plot,
+    check_written,
     positive,
     print_json,
     progress,
@@ -98,11 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from ..rates import parse_rates
 
     written = {"output": args.output, "plot": args.plot, "save-model": args.save_model}
-    paths = {name: path for name, path in written.items() if path is not None}
-    for name, path in paths.items():
-        check_apart(check_output(path), args.model, name)
-    if len({Path(path).resolve() for path in paths.values()}) < len(paths):
-        raise InputError(f"{', '.join(paths)}: expected different files, got the same")
+    check_written(written, args.model, args.data)
     check_plot(args.plot)
     parse_target(args.target)
     rates = parse_rates(args.rate)

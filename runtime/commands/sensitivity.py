@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ...ortops.errors import InputError
 from .common import (
-    check_apart,
-    check_output,
     check_plot,
+    check_written,
     positive,
     precision,
     print_json,
@@ -77,11 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from ..sensitivity_report import report, write_csv
 
     written = {"output": args.output, "csv": args.csv, "plot": args.plot}
-    paths = {name: path for name, path in written.items() if path is not None}
-    for name, path in paths.items():
-        check_apart(check_output(path), args.model, name)
-    if len({Path(path).resolve() for path in paths.values()}) < len(paths):
-        raise InputError(f"{', '.join(paths)}: expected different files, got the same")
+    check_written(written, args.model, args.data)
     check_plot(args.plot)
     use_board(args)
     found = sensitivity(

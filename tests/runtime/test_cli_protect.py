@@ -177,6 +177,17 @@ def test_a_hardened_file_is_not_hardened_again(error, design):
     assert "hardened already" in said
 
 
+@pytest.mark.parametrize("command", [["protect", "--rate", RATE], ["sensitivity"], ["harden"]])
+def test_the_data_are_not_overwritten(error, model, tmp_path, command):
+    data = tmp_path / "data.npz"
+    digits = load("digits")
+    np.savez(data, x=digits.images, y=digits.labels)
+    before = data.read_bytes()
+    said = error(command[0], model, "--data", f"npz:{data}", *command[1:], "-o", data)
+    assert "expected another file" in said
+    assert data.read_bytes() == before
+
+
 def test_without_onnx(error, model, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
