@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,7 @@ class Evaluator:
         self.classes: int | None = None
         if session.classes is not None:
             self._check_label_range(session.classes)
-        self._ready = None
-        if data.images.size * session.input_dtype.itemsize <= PREPARED_BYTES:
-            self._ready = self._prepare(data.images)
+        self._kept = data.images.size * session.input_dtype.itemsize <= PREPARED_BYTES
 
     def __len__(self) -> int:
         return len(self.data)
@@ -170,10 +169,7 @@ class Evaluator:
         return affected_samples(self.session.sites, len(self.data), bit_error_rate, bit_mask, seed)
 
     def _batch(self, chosen: Any, rows: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        source = self.data.images if self._ready is None else self._ready
-        x = source[chosen]
-        if self._ready is None:
-            x = self._prepare(x)
+        x = self._ready[chosen] if self._kept else self._prepare(self.data.images[chosen])
         if isinstance(chosen, slice):
             index = np.array([chosen.start], dtype=np.int64)
         else:
@@ -184,6 +180,10 @@ class Evaluator:
             if index.size > 1 or not isinstance(chosen, slice):
                 index = np.concatenate([index, np.repeat(index[-1:], missing)])
         return x, index
+
+    @cached_property
+    def _ready(self) -> npt.NDArray[Any]:
+        return self._prepare(self.data.images)
 
     def _prepare(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return prepare(images, self.session.normalization, self.session.input_dtype)

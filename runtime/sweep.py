@@ -19,11 +19,18 @@ from .interrupt import Interrupted
 from .metrics import Metric
 from .noisy_sites import NoisySites
 from .ort_session import Provider
+from .point_pool import local_executor
+from .point_task import SweepNoise
 from .rates import noise_seed, parse_rates
 from .results import Results, rates_key
 from .session import NoisySession
 from .sweep_masks import swept_masks
 from .sweep_points import SweepPoints
+from .sweep_record import SweepLabels, point_key
+
+_UNSIZED = (
+    "the graph does not state the sizes of its sites: all samples are run, those without a flip too"
+)
 
 __all__ = ["Interrupted", "SweepSummary", "noise_seed", "parse_rates", "sweep"]
 
@@ -45,7 +52,7 @@ class SweepSummary:
     seconds : float
         From start to end, in this call.
     run_seconds : float
-        Of these, inside ONNX Runtime's ``run``.
+        Of these, inside ONNX Runtime's ``run``; those of several workers added up.
     prepare_seconds : float
         Of these, spent on applying the noise of weights and biases.
     inferences : int
@@ -104,6 +111,7 @@ def sweep(
     progress: bool | None = None,
     skip_clean: bool = True,
     split: str = "test",
+    workers: int | str = 1,
 ) -> SweepSummary:
     """Measure the accuracy of a model at several bit error rates.
 
@@ -155,6 +163,11 @@ def sweep(
         are the same, but for the time. Only where the graph states the sizes of its sites.
     split : "test" or "train"
         Of the data set.
+    workers : int or "auto"
+        Processes that measure points at the same time; the points are the same, bit for bit. The
+        cores are divided among them, unless `threads` says how many each has. "auto": one, and
+        one a core as soon as the sweep is seen to be long. A script with several must call
+        `sweep` under ``if __name__ == "__main__":``.
 
     Returns
     -------
@@ -184,27 +197,24 @@ def sweep(
     chosen = NoisySites(session.sites, noisy, fixed_rates)
     label, masks = swept_masks(bit_mask, session.sites, chosen)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
-    before = session.run_seconds, session.inferences, session.prepare_seconds
     evaluator = Evaluator(session, dataset.head(images), batch_size, metric)
-    metric_label = _metric_label(metric, metric_name, results is not None)
+    skips = skip_clean and session.sizes_confirmed
+    noise = SweepNoise(chosen, masks, int(seed), skips)
+    labels = SweepLabels(
+        mask_name or label, _metric_label(metric, metric_name, results is not None)
+    )
+    source = (data, split) if isinstance(data, str) else dataset
+    executor = local_executor(evaluator, noise, source, workers, threads)
     store = results if isinstance(results, Results) else Results(results)
     try:
-        work = SweepPoints(
-            evaluator,
-            store,
-            chosen,
-            masks,
-            mask_name or label,
-            int(seed),
-            metric_label,
-            skip_clean,
-        )
+        work = SweepPoints(evaluator, store, noise, labels)
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
-        work.measure(wanted, progress)
-        keys = {(rates_key(p01, p10), trial) for p01, p10, trial in wanted}
+        work.measure(wanted, executor, progress, _UNSIZED if skip_clean and not skips else "")
+        keys = {point_key(point) for point in wanted}
         points = [
             row
-            for row in store.rows(sweep=work.key)
+            for key in work.keys
+            for row in store.rows(sweep=key)
             if (rates_key(row["p01"], row["p10"]), row["trial"]) in keys
         ]
     finally:
@@ -214,14 +224,14 @@ def sweep(
         points=points,
         clean_accuracy=points[0]["clean_accuracy"],
         chance_accuracy=points[0]["chance_accuracy"],
-        images=len(work.evaluator),
+        images=len(evaluator),
         seconds=time.perf_counter() - begin,
-        run_seconds=session.run_seconds - before[0],
-        prepare_seconds=session.prepare_seconds - before[2],
-        inferences=session.inferences - before[1],
+        run_seconds=work.run_seconds,
+        prepare_seconds=work.prepare_seconds,
+        inferences=work.inferences,
         skipped=work.skipped,
         measured=work.measured,
-        sweep=work.key,
+        sweep=work.keys[0],
         noisy=chosen.label,
         path=store.path,
     )

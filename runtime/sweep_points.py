@@ -1,220 +1,222 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The points of one sweep: which are wanted, what they cost, and how each is measured."""
+"""The points of one sweep: which are wanted, what they cost, and how they are kept."""
 
 from __future__ import annotations
 
-import json
-import platform
 import signal
-import time
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 
-from ..ortops import noise_inputs
 from ..ortops.errors import InputError
-from .environment import environment
 from .evaluate import COUNTED_FLIPS, Evaluator, expected_flips
 from .interrupt import Interrupted, terminable
-from .metrics import Scores
-from .noisy_sites import NoisySites
+from .point_task import Executor, Kind, Outcome, SweepNoise, Task
 from .progress import Progress
-from .rates import noise_seed
-from .results import Point, Results, pack_bits, rates_key, sweep_key
+from .results import Point, Results
+from .sweep_record import SweepLabels, SweepRecord, point_key
 
 
 class SweepPoints:
-    """The sweep of one model, data set, mask, seed and choice of sites: clean scores and points.
+    """The points of one model, data set, mask, seed and choice of sites, in the results.
 
     Parameters
     ----------
     evaluator : Evaluator
     store : Results
-    noisy : NoisySites
-        Which sites have a point's rates.
-    bit_mask : int, list of int [sites], or None
-    mask_name : str
-        Label of the mask.
-    seed : int
-        The user's.
-    metric_name : str
-    skip_clean : bool
-        Do not run samples in which no bit flips.
+    noise : SweepNoise
+    labels : SweepLabels
 
     Attributes
     ----------
-    key : str
-        Of the sweep in the results.
     measured, skipped : int
         Points measured, and samples of them that were not run, so far.
+    run_seconds, prepare_seconds : float
+        Spent inside ONNX Runtime, and on the noise of parameters, by all workers so far.
+    inferences : int
+        Samples run so far.
     """
 
     def __init__(
-        self,
-        evaluator: Evaluator,
-        store: Results,
-        noisy: NoisySites,
-        bit_mask: int | list[int] | None,
-        mask_name: str,
-        seed: int,
-        metric_name: str,
-        skip_clean: bool,
+        self, evaluator: Evaluator, store: Results, noise: SweepNoise, labels: SweepLabels
     ) -> None:
-        self.evaluator, self.store = evaluator, store
-        self.noisy, self.bit_mask = noisy, bit_mask
-        self.unsized = skip_clean and not evaluator.session.sizes_confirmed
-        self.seed, self.skip_clean = seed, skip_clean and not self.unsized
-        self.mask_name = mask_name
-        self.measured = self.skipped = 0
-        session = evaluator.session
-        self.identity = {
-            "model_sha256": session.model_sha256,
-            "data_sha256": evaluator.data.sha256,
-            "images": len(evaluator),
-            "seed": seed,
-            "batch_size": evaluator.batch_size,
-            "bit_mask": _mask_text(bit_mask),
-            "metric": metric_name,
-            "provider": session.provider,
-            "machine": platform.machine(),
-            "noise_model": noise_inputs.NOISE_MODEL,
-            "noisy": noisy.label,
-        }
-        self.key = sweep_key(self.identity)
+        self._evaluator, self._store = evaluator, store
+        self._noise, self._labels = noise, labels
+        self._records: dict[Kind, SweepRecord] = {}
+        self.measured = self.inferences = 0
+        self.run_seconds = self.prepare_seconds = 0.0
 
-    def measure(self, wanted: list[tuple[float, float, int]], show: bool | None) -> None:
-        """Measure and store the wanted points (p01, p10, trial) that are not stored yet."""
-        found = self.store.find_sweep(self.identity)
-        done = set() if found is None else self.store.measured(found[0])
-        todo = [p for p in wanted if (rates_key(p[0], p[1]), p[2]) not in done]
-        costs = {(p01, p10): self._expected_cost(p01, p10) for p01, p10, _ in todo}
-        total = sum(costs[p01, p10] for p01, p10, _ in todo)
-        total += len(self.evaluator) if found is None else 0
-        bar = Progress(total, len(todo), show if total else False)
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the sweeps in the results: one a kind of machine."""
+        return [record.key for record in self._records.values()]
+
+    @property
+    def skipped(self) -> int:
+        """Samples of the points measured now that were not run."""
+        return sum(record.skipped for record in self._records.values())
+
+    def measure(
+        self,
+        wanted: list[tuple[float, float, int]],
+        executor: Executor,
+        show: bool | None,
+        say: str = "",
+    ) -> None:
+        """Measure and store the wanted points (p01, p10, trial) that are not stored yet.
+
+        Parameters
+        ----------
+        wanted : list of (p01, p10, trial)
+        executor : Executor
+        show : bool, optional
+            See `Progress`.
+        say : str
+            To be said first, if anything is measured.
+
+        Raises
+        ------
+        InputError
+            As `Executor.run`, or the results cannot be written.
+        Interrupted
+            By a signal.
+        """
+        tasks = self._missing(wanted, executor)
+        costs = {task.point: self._cost(task) for task in tasks}
+        todo = sum(task.point is not None for task in tasks)
+        bar = Progress(sum(costs[t.point] for t in tasks), todo, show if tasks else False)
+
+        def begin(task: Task) -> bool:
+            bar.start(_label(task))
+            if not self._stored(task):
+                return True
+            bar.finish(costs[task.point], _label(task))
+            return False
+
+        queue = _Queue(tasks, begin)
         try:
-            with terminable():
-                if todo and self.unsized:
-                    bar.say(
-                        "the graph does not state the sizes of its sites: all samples are run, "
-                        "those without a flip too"
-                    )
-                sweep_id, clean = self._clean(bar) if found is None else found
-                run_id = self.store.add_run(environment(self.evaluator.session)) if todo else 0
-                for p01, p10, trial in todo:
-                    label = f"{_rate_label(p01, p10)} trial {trial}"
-                    bar.start(label)
-                    if self.store.has_point(sweep_id, p01, p10, trial):
-                        bar.finish(costs[p01, p10], label)
-                        continue
-                    point = self._point(p01, p10, trial, clean, bar)
-                    if self.store.add_point(sweep_id, run_id, point):
-                        self.measured += 1
-                    bar.finish(costs[p01, p10], f"{label}  {_outcome(point)}")
+            with terminable(), closing(executor.run(queue, bar.tick)) as outcomes:
+                if tasks and say:
+                    bar.say(say)
+                for outcome in outcomes:
+                    record = self._record(outcome.kind)
+                    if outcome.task.point is not None and record.clean is None:
+                        queue.want_clean(outcome.kind)
+                    points = record.add(outcome)
+                    self.measured += len(points)
+                    self._count(outcome)
+                    label = _label(outcome.task)
+                    if points:
+                        label += f"  {_result(points[-1])}"
+                    cost = costs.get(outcome.task.point, 0.0)
+                    bar.finish(cost, label, points=int(outcome.task.point is not None))
         except KeyboardInterrupt as error:
             number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
-            raise Interrupted(self._stopped(len(todo), len(wanted)), number) from None
+            raise Interrupted(self._stopped(wanted, executor), number) from None
         except InputError as error:
-            if "results file" not in str(error):
+            if not self.measured and "results file" not in str(error):
                 raise
             raise InputError(f"{error} ({self.measured} points stored by this run)") from None
         finally:
             bar.close()
 
-    def _stopped(self, todo: int, wanted: int) -> str:
-        stored = wanted - todo + self.measured
-        if self.store.path is None:
-            return f"interrupted after {stored} of {wanted} points, which were in memory only"
+    def _missing(self, wanted: list[tuple[float, float, int]], executor: Executor) -> list[Task]:
+        """Return what is still to be measured, the clean networks first."""
+        done = {kind: self._record(kind).measured() for kind in executor.kinds}
+        anywhere = set().union(*done.values())
+        tasks = []
+        for point in wanted:
+            key = point_key(point)
+            if executor.each:
+                tasks += [Task(point, kind) for kind in executor.kinds if key not in done[kind]]
+            elif key not in anywhere:
+                tasks.append(Task(point))
+        working = {task.kind for task in tasks}
+        clean = [
+            Task(None, kind)
+            for kind in executor.kinds
+            if self._record(kind).clean is None and working & {kind, None}
+        ]
+        return clean + tasks
+
+    def _record(self, kind: Kind) -> SweepRecord:
+        if kind not in self._records:
+            self._records[kind] = SweepRecord(
+                self._evaluator, self._noise, self._labels, kind, self._store
+            )
+        return self._records[kind]
+
+    def _stored(self, task: Task) -> bool:
+        """Return whether another process has stored a point meanwhile."""
+        if task.point is None:
+            return False
+        kinds = self._records if task.kind is None else [task.kind]
+        return any(self._records[kind].has(task.point) for kind in kinds)
+
+    def _count(self, outcome: Outcome) -> None:
+        images = len(self._evaluator) if outcome.samples is None else len(outcome.samples)
+        self.inferences += images
+        self.run_seconds += outcome.run_seconds
+        self.prepare_seconds += outcome.prepare_seconds
+
+    def _stopped(self, wanted: list[tuple[float, float, int]], executor: Executor) -> str:
+        everything = len(wanted) * (len(executor.kinds) if executor.each else 1)
+        left = sum(task.point is not None for task in self._missing(wanted, executor))
+        stored = f"{everything - left} of {everything} points"
+        if self._store.path is None:
+            return f"interrupted after {stored}, which were in memory only"
         return (
-            f"interrupted: {stored} of {wanted} points are in {self.store.path}; "
-            "the same command goes on from there"
+            f"interrupted: {stored} are in {self._store.path}; the same command goes on from there"
         )
 
-    def _expected_cost(self, p01: float, p10: float) -> float:
-        sites = self.evaluator.session.sites
-        flips = expected_flips(sites, self.noisy.table((p01, p10)), self.bit_mask)
-        if not self.skip_clean or flips > COUNTED_FLIPS:
-            return float(len(self.evaluator))
-        return max(1.0, len(self.evaluator) * -float(np.expm1(-flips)))
-
-    def _clean(self, bar: Progress) -> tuple[int, Scores]:
-        bar.start("clean network")
-        clean = self.evaluator.run(0.0, self.bit_mask, tick=bar.tick)
-        session, data = self.evaluator.session, self.evaluator.data
-        outputs = self.evaluator.classes
-        kinds = sorted({site.kind for site in session.sites})
-        sites: dict[str, Any] = {"number": len(session.sites), "kinds": kinds}
-        if self.noisy.label:
-            sites["noisy"] = self.noisy.label
-        description = {
-            "model": session.path.name,
-            "sites": json.dumps(sites),
-            "storage_format": session.storage_format,
-            "data": data.name,
-            "mask_name": self.mask_name,
-            "classes": outputs,
-            "chance_accuracy": None if outputs is None else 1 / outputs,
-            "clean_accuracy": _mean(clean.correct),
-            "clean_top5": _mean(clean.top5),
-            "clean_metric": _mean(clean.metric),
-            "clean_scores": clean.to_bytes(),
-        }
-        sweep_id = self.store.add_sweep(self.identity, description)
-        bar.finish(len(self.evaluator), "clean network", points=0)
-        return sweep_id, clean
-
-    def _point(self, p01: float, p10: float, trial: int, clean: Scores, bar: Progress) -> Point:
-        start, inside = time.perf_counter(), self.evaluator.session.run_seconds
-        seed = noise_seed(self.seed, trial, p01, p10)
-        noise = (self.noisy.table((p01, p10)), self.bit_mask, seed)
-        samples = self.evaluator.affected(*noise) if self.skip_clean else None
-        count = len(self.evaluator) if samples is None else len(samples)
-        scores = clean
-        if count:
-            scores = self.evaluator.run(*noise, samples=samples, tick=bar.tick)
-            if samples is not None:
-                scores = clean.replaced(samples, scores)
-        self.skipped += len(self.evaluator) - count
-        agree = None
-        if scores.predictions is not None and clean.predictions is not None:
-            agree = scores.predictions == clean.predictions
-        return Point(
-            p01=p01,
-            p10=p10,
-            trial=trial,
-            noise_seed=seed,
-            images=len(self.evaluator),
-            n_run=count,
-            correct=_count(scores.correct),
-            top5=_count(scores.top5),
-            agreement=_count(agree),
-            metric=_mean(scores.metric),
-            seconds=time.perf_counter() - start,
-            run_seconds=self.evaluator.session.run_seconds - inside,
-            correct_bits=None if scores.correct is None else pack_bits(scores.correct),
-            agree_bits=None if agree is None else pack_bits(agree),
-        )
+    def _cost(self, task: Task) -> float:
+        """Return the number of samples that a task is expected to run."""
+        images = len(self._evaluator)
+        if task.point is None or not self._noise.skip_clean:
+            return float(images)
+        rates = self._noise.sites.table(task.point[:2])
+        flips = expected_flips(self._evaluator.session.sites, rates, self._noise.bit_mask)
+        if flips > COUNTED_FLIPS:
+            return float(images)
+        return max(1.0, images * -float(np.expm1(-flips)))
 
 
-def _count(values: Any) -> int | None:
-    return None if values is None else int(np.count_nonzero(values))
+class _Queue:
+    """Tasks in order; those that need not be done any more are passed over."""
+
+    def __init__(self, tasks: list[Task], begin: Callable[[Task], bool]) -> None:
+        self._tasks, self._begin = deque(tasks), begin
+        self._clean = {task.kind for task in tasks if task.point is None}
+
+    def take(self) -> Task | None:
+        while self._tasks:
+            task = self._tasks.popleft()
+            if self._begin(task):
+                return task
+        return None
+
+    def want_clean(self, kind: Kind) -> None:
+        """Add the clean network of a kind that came late, once."""
+        if kind not in self._clean:
+            self._clean.add(kind)
+            self._tasks.appendleft(Task(None, kind))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
-def _mean(values: Any) -> float | None:
-    return None if values is None else float(np.mean(values))
+def _label(task: Task) -> str:
+    if task.point is None:
+        return "clean network"
+    p01, p10, trial = task.point
+    rate = f"{p01:.3g}" if p01 == p10 else f"{p01:.3g}/{p10:.3g}"
+    return f"{rate} trial {trial}"
 
 
-def _rate_label(p01: float, p10: float) -> str:
-    return f"{p01:.3g}" if p01 == p10 else f"{p01:.3g}/{p10:.3g}"
-
-
-def _outcome(point: Point) -> str:
+def _result(point: Point) -> str:
     value = point.agreement if point.correct is None else point.correct
     name = "agreement" if point.correct is None else "accuracy"
     text = f"metric {point.metric:.4g}" if value is None else f"{name} {value / point.images:.4f}"
     return f"{text}  {1 - point.n_run / point.images:.0%} of samples skipped"
-
-
-def _mask_text(bit_mask: int | list[int] | None) -> str:
-    if isinstance(bit_mask, list):
-        return json.dumps([hex(mask) for mask in bit_mask], separators=(",", ":"))
-    return hex(noise_inputs.ALL_BITS if bit_mask is None else bit_mask)

@@ -60,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_noise_options(parser)
     add_run_options(parser)
     parser.add_argument(
+        "--workers",
+        type=workers,
+        default="auto",
+        metavar="N|auto",
+        help="processes that share the cores; auto: one a core, once the sweep is seen to be long "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         required=True,
@@ -69,6 +77,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE.png|.svg", help="also fit the points of this sweep and draw them"
     )
+
+
+def workers(text: str) -> int | str:
+    """Argument type: a number of processes, or auto."""
+    if text == "auto":
+        return text
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected an integer of 1 or more, or auto, got {text!r}"
+        ) from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         custom_op_libraries=args.custom_ops,
         results=args.output,
         progress=True,
+        workers=args.workers,
     )
     args.kept = f"all points are in {args.output}"
     conditions = accuracies(summary.points, cells) if cells else []

@@ -28,14 +28,15 @@ import resource, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 from noisystore.ortops import InputError
 from noisystore.runtime import sweep
-module = sys.modules["noisystore.runtime.sweep_points"]
+from noisystore.runtime import point_pool
 model, data, path, delay, limit = sys.argv[1:]
-whole = module.SweepPoints._point
-def slow(*args):
-    time.sleep(float(delay))
-    print("point", flush=True)
-    return whole(*args)
-module.SweepPoints._point = slow
+whole = point_pool.measure
+def slow(evaluator, noise, task, tick):
+    if task.point is not None:
+        time.sleep(float(delay))
+        print("point", flush=True)
+    return whole(evaluator, noise, task, tick)
+point_pool.measure = slow
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
@@ -174,7 +175,7 @@ def test_interruption_restores_the_handler(model_path, small_data, monkeypatch):
         time.sleep(5)
 
     previous = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys.modules["noisystore.runtime.sweep_points"].SweepPoints, "_point", stop)
+    monkeypatch.setattr("noisystore.runtime.point_pool.measure", stop)
     with pytest.raises(Interrupted, match="interrupted after 0 of 1 points") as caught:
         sweep(model_path, small_data, 1e-3, trials=1, threads=1, progress=False)
     assert caught.value.signal == signal.SIGTERM
