@@ -46,3 +46,14 @@ def test_end_to_end():
     assert "ONNX Runtime" in out
     assert "dense fliptensors" in out
     assert "harness: a sweep takes" in out
+
+
+def test_splits_of_the_cores_measure_the_same_points():
+    result = json.loads(run("workers.py", "--json", "--images", "20"))
+    assert result["points"] == 2 * 6
+    assert [row["workers"] for row in result["rows"]][::2] in (
+        ["auto"],
+        [1, "auto"],
+        [1, 4, "auto"],
+    )
+    assert all(row["ratio"] > 0 for row in result["rows"])
