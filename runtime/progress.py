@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from .run_log import LOGGER
+
 _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 _SAY_SECONDS = 2.0
@@ -43,6 +45,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Write a line of its own."""
+        LOGGER.info("%s", text)
         if self._show:
             self._stream.write(f"\r{text}\n" if self._terminal else f"{text}\n")
 
@@ -62,6 +65,7 @@ class Progress:
         self._inside = 0.0
         self._point += points
         self._text = text
+        LOGGER.info("%s/%s points  %s", self._point, self._points, text)
         self._draw()
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SQLite file behind `Results`: its schema, and how it is told apart, opened and explained."""
+"""The SQLite file behind `Results`: how it is told apart, opened, migrated and explained."""
 
 from __future__ import annotations
 
@@ -8,55 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ..ortops.errors import InputError
+from .results_schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_version
 
 try:
     import sqlite3
 except ImportError:  # Small systems have Pythons without it; what keeps no results runs there, too.
     sqlite3 = None  # type: ignore[assignment]
 
-APPLICATION_ID = 0x4E6F6953
-SCHEMA_VERSION = 1
-
 #: Seconds that a writer waits for another one.
 BUSY_SECONDS = 60.0
-
-SCHEMA = """
-CREATE TABLE sweeps (
-  id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,
-  model_sha256 TEXT NOT NULL, data_sha256 TEXT NOT NULL, images INTEGER NOT NULL,
-  seed INTEGER NOT NULL, batch_size INTEGER NOT NULL, bit_mask TEXT NOT NULL,
-  metric TEXT NOT NULL, provider TEXT NOT NULL, machine TEXT NOT NULL, noise_model TEXT NOT NULL,
-  model TEXT NOT NULL, sites TEXT NOT NULL, storage_format TEXT NOT NULL, data TEXT NOT NULL,
-  mask_name TEXT NOT NULL, classes INTEGER, chance_accuracy REAL,
-  clean_accuracy REAL, clean_top5 REAL, clean_metric REAL, clean_scores BLOB NOT NULL
-);
-CREATE TABLE runs (
-  id INTEGER PRIMARY KEY, library_version TEXT NOT NULL, onnxruntime_version TEXT NOT NULL,
-  threads INTEGER NOT NULL, cpu TEXT NOT NULL, host TEXT NOT NULL, started TEXT NOT NULL
-);
-CREATE TABLE points (
-  sweep INTEGER NOT NULL REFERENCES sweeps(id), rates TEXT NOT NULL, trial INTEGER NOT NULL,
-  run INTEGER NOT NULL REFERENCES runs(id), p01 REAL NOT NULL, p10 REAL NOT NULL,
-  noise_seed INTEGER NOT NULL, images INTEGER NOT NULL, n_run INTEGER NOT NULL,
-  correct INTEGER, top5 INTEGER, agreement INTEGER, metric REAL,
-  seconds REAL NOT NULL, run_seconds REAL NOT NULL, correct_bits BLOB, agree_bits BLOB,
-  measured TEXT NOT NULL,
-  PRIMARY KEY (sweep, rates, trial)
-)
-"""
-
-
-def create_schema(database: sqlite3.Connection) -> None:
-    """Make the tables inside the caller's transaction, unless another process just did.
-
-    The transaction is to be in rollback mode: then ``application_id`` is in the file itself, not
-    in a write-ahead log, and other processes see all of the schema or nothing.
-    """
-    if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-        for statement in SCHEMA.split(";"):
-            database.execute(statement)
-        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def check_file(path: Path, readonly: bool) -> bool:
@@ -65,7 +25,7 @@ def check_file(path: Path, readonly: bool) -> bool:
     Raises
     ------
     InputError
-        It is a directory, a foreign file or of another schema version, or cannot be read.
+        It is a directory, a foreign file or of a newer schema, or cannot be read.
     """
     if path.is_dir():
         raise InputError(f"results file {path}: expected a file, got a directory")
@@ -95,56 +55,101 @@ def check_file(path: Path, readonly: bool) -> bool:
             f"results file {path}: expected a results file of noisystore, got another SQLite "
             "database; it was left as it is"
         )
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"results file {path}: expected schema version {SCHEMA_VERSION}, got {version}; it was "
-            "left as it is: use the noisystore that wrote it, or another file"
-        )
+    _check_version(path, version)
     return True
 
 
-def connect(path: Path, readonly: bool) -> sqlite3.Connection:
+def _check_version(path: Path, version: int) -> None:
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise InputError(
+            f"results file {path}: expected schema version {SCHEMA_VERSION} or older, got "
+            f"{version}; it was left as it is: use the noisystore that wrote it, or another file"
+        )
+
+
+def connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, int]:
     """Open an SQLite file, in autocommit mode, to write it or for reading only.
 
     Parameters
     ----------
     path : path
     readonly : bool
-        Change neither the file nor its write-ahead log.
+        Change neither the file nor its write-ahead log: of a file of an older schema, a copy in
+        memory is migrated.
+
+    Returns
+    -------
+    database : sqlite3.Connection
+        To write, it may hold an older schema, or nothing yet.
+    version : int
+        Schema version of the file, 0 for none.
 
     Raises
     ------
     InputError
-        It cannot be opened.
+        It cannot be opened, or is of a newer schema.
     """
-    name = path.absolute().as_uri()
+    database = _connect_readonly(path) if readonly else _connect(path, "mode=rwc")
+    try:
+        # A newer program's migration may still be in the write-ahead log alone.
+        version = schema_version(database)
+        if readonly or version:
+            _check_version(path, version)
+        if readonly and version < SCHEMA_VERSION:
+            database = _migrated_copy(database)
+        if readonly:
+            database.execute("PRAGMA query_only = ON")
+    except sqlite3.Error as error:
+        database.close()
+        raise InputError(explain(path, error)) from None
+    except InputError:
+        database.close()
+        raise
+    return database, version
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
     options: dict[str, Any] = {"uri": True, "timeout": BUSY_SECONDS, "isolation_level": None}
-    if not readonly:
-        try:
-            return sqlite3.connect(f"{name}?mode=rwc", **options)
-        except sqlite3.Error as error:
-            raise InputError(explain(path, error)) from None
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", **options)
+    except sqlite3.Error as error:
+        raise InputError(explain(path, error)) from None
+    # A file from elsewhere may bring triggers and views: they are to call no function of ours.
+    database.execute("PRAGMA trusted_schema = OFF")
+    return database
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
     # A write-ahead log with contents is left to writers: a connection that may write would move
     # them into the file at its end. Without contents there is nothing to move, and only such a
     # connection tidies away the log that every reader makes. In a read-only directory the file is
     # read as one that nobody writes.
     log = Path(f"{path}-wal")
     filled = log.exists() and log.stat().st_size > 0
-    reason: sqlite3.Error | None = None
+    reason: InputError | None = None
     for mode in ("mode=ro",) if filled else ("mode=rw", "mode=ro", "immutable=1"):
         try:
-            database = sqlite3.connect(f"{name}?{mode}", **options)
-        except sqlite3.Error as error:
+            database = _connect(path, mode)
+        except InputError as error:
             reason = error
             continue
         try:
             database.execute("PRAGMA query_only = ON")
-            database.execute("SELECT COUNT(*) FROM points")
+            database.execute("SELECT 1 FROM points LIMIT 1").fetchone()
             return database
         except sqlite3.Error as error:
-            reason = error
+            reason = InputError(explain(path, error))
             database.close()
-    raise InputError(explain(path, reason or sqlite3.OperationalError("unable to open")))
+    assert reason is not None
+    raise reason
+
+
+def _migrated_copy(database: sqlite3.Connection) -> sqlite3.Connection:
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    database.backup(copy)
+    database.close()
+    migrate(copy)
+    return copy
 
 
 def explain(path: Path | None, error: sqlite3.Error | OverflowError) -> str:
@@ -161,4 +166,6 @@ def explain(path: Path | None, error: sqlite3.Error | OverflowError) -> str:
         return f"results file {path}: cannot be opened for writing ({text})"
     if "malformed JSON" in text:
         return f"results file {path}: damaged: the sites of a sweep: no JSON"
+    if "constraint failed" in text or "malformed" in text:
+        return f"results file {path}: damaged, or values that no sweep gives ({text})"
     return f"results file {path}: SQLite: {text}"

@@ -13,73 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from results_files import CORRECT, DESCRIPTION, ENVIRONMENT, IDENTITY, POINT, fill
 
 from noisystore.ortops import InputError
-from noisystore.runtime.metrics import Scores
-from noisystore.runtime.results import (
-    Point,
-    Results,
-    pack_bits,
-    results_rows,
-    sweep_key,
-    unpack_bits,
-)
-
-IDENTITY = {
-    "model_sha256": "m",
-    "data_sha256": "d",
-    "images": 10,
-    "seed": 0,
-    "batch_size": 5,
-    "bit_mask": "0xff",
-    "metric": "",
-    "provider": "CPUExecutionProvider",
-    "machine": "x86_64",
-    "noise_model": "1",
-}
-CORRECT = np.arange(10) < 8
-DESCRIPTION = {
-    "model": "a.onnx",
-    "sites": "{}",
-    "storage_format": "float32",
-    "data": "digits/test",
-    "mask_name": "all",
-    "classes": 10,
-    "chance_accuracy": 0.1,
-    "clean_accuracy": 0.8,
-    "clean_top5": 1.0,
-    "clean_metric": None,
-    "clean_scores": Scores(correct=CORRECT).to_bytes(),
-}
-ENVIRONMENT = {
-    "library_version": "1",
-    "onnxruntime_version": "2",
-    "threads": 0,
-    "cpu": "c",
-    "host": "h",
-}
-POINT = Point(
-    p01=1e-5,
-    p10=1e-5,
-    trial=0,
-    noise_seed=2**64 - 1,
-    images=10,
-    n_run=4,
-    correct=7,
-    top5=9,
-    agreement=8,
-    metric=None,
-    seconds=0.5,
-    run_seconds=0.4,
-    correct_bits=pack_bits(np.arange(10) < 7),
-    agree_bits=None,
-)
-
-
-def fill(results, points=(POINT,), **identity):
-    sweep = results.add_sweep({**IDENTITY, **identity}, DESCRIPTION)
-    run = results.add_run(ENVIRONMENT)
-    return [results.add_point(sweep, run, point) for point in points]
+from noisystore.runtime.results import Results, results_rows, sweep_key, unpack_bits
 
 
 def test_rows(tmp_path):
@@ -165,7 +102,8 @@ def test_an_interrupted_transaction_leaves_nothing(tmp_path):
     with Results(tmp_path / "r.sqlite") as results:
         fill(results)
         try:
-            with results._transaction():
+            with results.transaction():
+                results._db.execute("DELETE FROM bits")
                 results._db.execute("DELETE FROM points")
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -195,7 +133,11 @@ def test_foreign_files_are_left_alone(tmp_path, readonly):
     short.write_text("SQLite format 3")
     cases = [(text, "another kind of file"), (short, "another kind of file")]
     for i, (statements, message) in enumerate(
-        [(other, "another SQLite"), (newer, "expected schema version 1, got 7"), (wal, "another")]
+        [
+            (other, "another SQLite"),
+            (newer, "expected schema version 2 or older, got 7"),
+            (wal, "another"),
+        ]
     ):
         (tmp_path / str(i)).mkdir()
         cases.append((foreign(tmp_path / str(i), statements), message))
@@ -289,7 +231,7 @@ def test_rows_of_unknown_columns():
         "points SET correct = 'x'",
         "points SET p01 = 'high'",
         "points SET trial = 0.5",
-        "points SET correct_bits = x'00'",
+        "bits SET correct_bits = x'00'",
         "sweeps SET classes = 'ten'",
         "sweeps SET model = x''",
         "sweeps SET images = 11",
@@ -303,6 +245,7 @@ def test_rows_of_a_damaged_file(tmp_path, change):
     with Results(path) as results:
         fill(results)
     with sqlite3.connect(path) as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
         database.execute(f"UPDATE {change}")
     with pytest.raises(InputError, match=r"r\.sqlite: damaged: ") as caught:
         results_rows(path)
