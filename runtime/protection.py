@@ -34,8 +34,8 @@ from .sweep_masks import swept_masks
 
 #: With more flips left in an inference their effect is measured.
 _MOST_LEFT = 1e-3
-#: Fewer images verify nothing.
-_LEAST_IMAGES = 100
+#: Fewer images verify nothing; a third of the data chooses the bits.
+_LEAST_IMAGES, _LEAST_DATA = 100, 150
 
 
 def protect(
@@ -87,7 +87,8 @@ def protect(
     compare_with : bool
         Also compare with protecting all sites equally and greedy by layer, at equal bits.
     images : int
-        Random ones that verify a design.
+        Random ones that verify a design, 100 or more. Others choose its bits: of these there are a
+        third of the data, so that two thirds verify at most.
     noisy, fixed_rates, bit_mask
         As `noisystore.runtime.sweep` takes them.
     save_model : path, optional
@@ -123,10 +124,10 @@ def protect(
     chosen = NoisySites(session.sites, noisy, fixed_rates)
     masks = site_masks(swept_masks(bit_mask, session.sites, chosen)[1], session.sites)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
-    if len(dataset) < _LEAST_IMAGES:
+    if len(dataset) < _LEAST_DATA:
         raise InputError(
-            f"data {dataset.name}: expected {_LEAST_IMAGES} images or more, got {len(dataset)}: "
-            "fewer verify nothing"
+            f"data {dataset.name}: expected {_LEAST_DATA} images or more, got {len(dataset)}: a "
+            f"third chooses the bits, and fewer than {_LEAST_IMAGES} verify nothing"
         )
     bits = noisy_bits(session.sites, chosen, masks)
     if not bits.any():
@@ -253,16 +254,17 @@ def _design(
     alone = run
     if choice.bits:
         show("verifying: nothing protected")
-        samples = runs.images(images, "verify")
+        samples = runs.verifying(images)
         alone = runs.run(np.zeros_like(choice.protected), samples, "verify")
     alone_low, alone_high = alone.loss_interval()
     stored = _stored(sites, runs.bits, choice.protected)
-    ways = []
+    ways, failed = [], {}
     for name in means if choice.bits else (None,):
         try:
             price = cost(stored, runs.rate, name, most_left=_MOST_LEFT)
         except InputError as error:  # at rates near 1 rewriting does not end
             show(f"{name}: {error}")
+            failed[name] = str(error)
             continue
         lost = 0.0
         if price.left_flips > _MOST_LEFT:
@@ -287,12 +289,13 @@ def _design(
         images=len(run.correct),
         meets=run.accuracy >= target,
         means=ways,
+        failed=failed,
     )
 
 
 def _left_loss(runs: PairedRuns, protected: Bits, left: tuple[float, float], images: int) -> float:
     """Accuracy that errors left in the protected bits cost, with the others at the rate right."""
-    samples = runs.images(images, "left")
+    samples = runs.verifying(images)
     # Sites with rates of their own keep them in both runs.
     right = runs.run(runs.bits, samples, "left")
     return max(right.accuracy - runs.run(runs.bits & ~protected, samples, "left", left).accuracy, 0)

@@ -99,7 +99,7 @@ def screen(
     """
     sites = runs.evaluator.session.sites
     noisy = [int(site) for site in np.flatnonzero(runs.bits)]
-    samples = runs.images(images, "screen")
+    samples = runs.choosing(images)
     say = show or (lambda text: None)
     width = max(sites[site].noisy_bits for site in noisy)
     by_bit: dict[int, float] = {}

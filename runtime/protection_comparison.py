@@ -66,7 +66,7 @@ def compare(
     list of Compared
         By number of bits; up to as many a word as do harm.
     """
-    samples = runs.images(images, "compare")
+    samples = runs.verifying(images)
     ranked = sorted(screened.by_bit, key=lambda place: -screened.by_bit[place])
     harmful = sum(harm >= LITTLE for harm in screened.by_bit.values())
     found = []

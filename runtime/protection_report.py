@@ -68,6 +68,11 @@ def report(found: Protection, table: Table) -> str:
             ],
         ),
     ]
+    failed = [
+        f"{design.mitigation}: {why}" for design in found.designs for why in design.failed.values()
+    ]
+    if failed:
+        parts.append("\n".join(failed))
     if found.best is None:
         parts.append("no design holds the target")
     else:

@@ -65,6 +65,8 @@ class Design:
         Whether the accuracy is at least the target.
     means : list of Means
         Ways to protect the bits; one without protection where there are none.
+    failed : dict from str to str
+        Ways that cannot protect them at this rate, and why.
     """
 
     mitigation: str
@@ -78,6 +80,7 @@ class Design:
     images: int
     meets: bool
     means: list[Means]
+    failed: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """Fields as plain values for JSON."""

@@ -90,7 +90,7 @@ class PairedRuns:
     """Runs of one network at one bit error rate, with different bits protected.
 
     Runs for one purpose have the same images and the same noise seeds, so that their differences
-    come from the protection.
+    come from the protection. Images that verify bits are never among those that choose them.
 
     Parameters
     ----------
@@ -143,10 +143,19 @@ class PairedRuns:
         scores = self._reference.run(0.0, samples=np.arange(len(self.evaluator)), tick=self._tick)
         return 1.0 if scores.correct is None else float(scores.correct.mean())
 
-    def images(self, count: int, purpose: str) -> npt.NDArray[np.int64]:
-        """Return so many random images, ascending; all where there are no more."""
-        order = random_order(derived_seed(self._seed, f"protect|{purpose}"), len(self.evaluator))
-        return np.sort(order[:count])
+    def choosing(self, count: int) -> npt.NDArray[np.int64]:
+        """Return up to `count` random images to choose bits with, ascending: of one third."""
+        return np.sort(self._order()[: self._third()][:count])
+
+    def verifying(self, count: int) -> npt.NDArray[np.int64]:
+        """Return up to `count` random images that no choice has seen, ascending."""
+        return np.sort(self._order()[self._third() :][:count])
+
+    def _third(self) -> int:
+        return len(self.evaluator) // 3
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        return random_order(derived_seed(self._seed, "protect"), len(self.evaluator))
 
     def run(
         self,

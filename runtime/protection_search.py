@@ -52,7 +52,8 @@ def search(
 
     Bits are screened alone; then the harm that the others may do together is halved or doubled
     until the accuracy lost on `images` / 2 images is just what is allowed. The choice is verified
-    on `images` others; where it fails there, less harm is allowed until it holds.
+    on `images` others (two thirds of the data at most); where it fails there, less harm is allowed
+    until it holds.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def search(
     """
     sites = len(runs.bits)
     nothing = np.zeros(sites, dtype=np.uint64)
-    samples, fresh = runs.images(max(images // 2, 1), "search"), runs.images(images, "verify")
+    samples, fresh = runs.choosing(images // 2), runs.verifying(images)
     show("nothing protected")
     run = runs.run(nothing, samples, "search")
     if run.loss <= allowed(run):

@@ -8,9 +8,11 @@ from noisystore.ortops.errors import InputError
 from noisystore.runtime import NoisySession, protection, sweep
 from noisystore.runtime.clean_once import CleanOnce
 from noisystore.runtime.cli import main
+from noisystore.runtime.commands.common import table
 from noisystore.runtime.dataset import Dataset
 from noisystore.runtime.noisy_sites import NoisySites
 from noisystore.runtime.protection import protect
+from noisystore.runtime.protection_report import report
 from noisystore.runtime.protection_runs import PairedRuns, noisy_bits
 from noisystore.runtime.protection_search import _stricter
 
@@ -105,8 +107,51 @@ def test_a_fixed_rate_of_1_is_not_the_swept_one(model_path):
 
 
 def test_few_images_verify_nothing(model_path, small_data):
-    with pytest.raises(InputError, match="expected 100 images or more, got 20"):
-        protect(model_path, small_data.head(20), 1e-3)
+    with pytest.raises(InputError, match="expected 150 images or more, got 149: a third chooses"):
+        protect(model_path, small_data.head(149), 1e-3)
+
+
+def test_images_that_verify_did_not_choose(model_path, small_data, monkeypatch):
+    """Whatever was asked for; with 157 images 52 choose, and up to 105 verify."""
+    runs = runs_of(model_path, small_data)
+    chosen, verified = runs.choosing(1000), runs.verifying(1000)
+    assert sorted([*chosen, *verified]) == list(range(157))
+    assert (len(chosen), len(verified)) == (52, 105)
+    assert set(runs.choosing(20)) < set(chosen)
+    assert set(runs.verifying(20)) < set(verified)
+    seen = {}
+    run, harm = PairedRuns.run, PairedRuns.harm
+
+    def noted_run(self, protected, samples, purpose, rate=None):
+        seen.setdefault(purpose, set()).update(samples.tolist())
+        return run(self, protected, samples, purpose, rate)
+
+    def noted_harm(self, noisy, samples, purpose):
+        seen.setdefault(purpose, set()).update(samples.tolist())
+        return harm(self, noisy, samples, purpose)
+
+    monkeypatch.setattr(PairedRuns, "run", noted_run)
+    monkeypatch.setattr(PairedRuns, "harm", noted_harm)
+    options = {"means": ["reliable", "secded"], "compare_with": True, "mitigations": ["none"]}
+    found = protect(model_path, small_data, 0.02, "95%", images=1000, **options)
+    assert found.designs[0].images == 105
+    assert seen.keys() == {"search", "screen", "verify", "left", "compare"}
+    choosing = seen["search"] | seen["screen"]
+    assert choosing.isdisjoint(seen["verify"] | seen["left"] | seen["compare"])
+
+
+def test_means_that_cannot_are_named(model_path, small_data):
+    """At 0.97 no number of rewrites ends: the reason is in the result, and in the report."""
+    found = protect(
+        *(model_path, small_data, 0.97, "95%"), mitigations=["none"], means=["rewrite"], images=105
+    )
+    assert found.best is None
+    assert found.designs[0].means == []
+    assert "after 100 rewrites" in found.designs[0].failed["rewrite"]
+    said = report(found, table)
+    assert "none: rewrite: expected at most 0.001 flips left" in said
+    assert said.endswith("no design holds the target")
+    assert found.as_dict()["designs"][0]["failed"] == found.designs[0].failed
 
 
 def test_a_number_is_a_target_for_all_images(model_path, small_data):
@@ -134,7 +179,7 @@ def test_stored_weights(make_model, tmp_path, small_data):
     assert design.bits == 240 * design.masks[2].bit_count()
     runs = runs_of(path, small_data)
     assert not runs.independent
-    run = runs.run(None, runs.images(100, "x"), "a")
+    run = runs.run(None, runs.verifying(100), "a")
     assert np.bincount(run.trial).tolist() == [20] * 5
 
 
@@ -202,7 +247,7 @@ def test_errors_left_are_told_from_those_of_other_sites(model_path, small_data):
     """Site 1 has a rate that ruins much; what is left at site 0 takes from the rest only."""
     runs = runs_of(model_path, small_data, {1: 0.02})
     protected = runs.bits
-    assert runs.run(protected, runs.images(157, "left"), "left").loss > 0.05
+    assert runs.run(protected, runs.verifying(157), "left").loss > 0.05
     assert protection._left_loss(runs, protected, (0.0, 0.0), 157) == 0
     few, many = (protection._left_loss(runs, protected, (p, p), 157) for p in (1e-4, 0.05))
     assert few < many
