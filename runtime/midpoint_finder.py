@@ -90,6 +90,22 @@ class FoundMidpoint:
     reason: str
     points: Points = field(repr=False, compare=False)
 
+    def __str__(self) -> str:
+        """Return the lines that the command prints."""
+        clean = (
+            f"clean accuracy {self.clean_accuracy:.4f} ({self.clean_images:,} images), "
+            f"chance {self.chance_accuracy:.4g}"
+        )
+        spent = f"{self.inferences:,} inferences in {self.seconds:.1f} s: {self.reason}"
+        if self.midpoint is None or self.interval is None or self.sigma is None:
+            return f"midpoint {self.bound} {self.limit:.3g}\n{clean}\n{spent}"
+        low, high = self.interval
+        return (
+            f"midpoint   {self.midpoint:.3g}  {100 * self.confidence:g}% interval "
+            f"[{low:.3g}, {high:.3g}]  (+-{self.precision:.1%})\n"
+            f"half level {self.half_level:.3g}  sigma {self.sigma:.3f} decades\n{clean}\n{spent}"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Fields as plain values for JSON, without the points."""
         values = asdict(self)

@@ -14,6 +14,10 @@ from .midpoint_grid import RateGrid
 from .midpoint_interval import Cells, standard_errors
 from .midpoint_outcome import Estimate, Experiment, Outcome
 
+#: Another number where the same seed finds another midpoint than before, so that results files keep
+#: what they have apart.
+SEARCH_VERSION = 1
+
 #: Images at each rate of the grid at least, of a probe, and without noise at first.
 _LEAST, _PROBE, _CLEAN = 25, 50, 200
 #: A probe at the highest rate goes on up to so many images, or until it is this many errors away

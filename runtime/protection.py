@@ -173,6 +173,11 @@ def protect(
             for site, mask in zip(session.sites, bits, strict=True)
         ),
         sites=session.sites,
+        swept=[site.site for site in session.sites if bits[site.site]],
+        bit_masks=[
+            int(mask) & ((1 << site.noisy_bits) - 1)
+            for site, mask in zip(session.sites, masks, strict=True)
+        ],
         designs=designs,
         best=best,
         goal=goal,

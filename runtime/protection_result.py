@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..ortops.errors import InputError
 from .protection_comparison import Compared
 from .protection_costs import Cost
 from .sites import Site
@@ -101,6 +102,10 @@ class Protection:
     stored_bits : int
         Noisy bits of one sample, all sites together.
     sites : list of Site
+    swept : list of int
+        Sites that have the rate.
+    bit_masks : list of int [sites]
+        Bits of each site's word that are noisy without protection.
     designs : list of Design
         One a mitigation.
     best : (int, int) or None
@@ -121,6 +126,8 @@ class Protection:
     target: str
     stored_bits: int
     sites: list[Site]
+    swept: list[int]
+    bit_masks: list[int]
     designs: list[Design]
     best: tuple[int, int] | None
     goal: str
@@ -128,6 +135,46 @@ class Protection:
     compared: list[Compared]
     inferences: int
     seconds: float
+
+    def __str__(self) -> str:
+        """Return the tables that the command prints."""
+        from .commands.common import table
+        from .protection_report import report
+
+        return report(self, table)
+
+    def noise(self, design: int | None = None) -> dict[str, Any]:
+        """Return what `sweep` and `find_midpoint` take to make only unprotected bits noisy.
+
+        Parameters
+        ----------
+        design : int, optional
+            Which of `designs`; None: the best.
+
+        Returns
+        -------
+        dict
+            ``noisy`` and ``bit_mask``, as ``sweep(model, data, rates, **found.noise())`` takes
+            them, for the graph with the design's mitigation.
+
+        Raises
+        ------
+        InputError
+            No design holds the target, or this one protects all bits.
+        """
+        if design is None and self.best is None:
+            raise InputError("protection: no design holds the target: name one of `designs`")
+        number = self.best[0] if design is None and self.best is not None else design or 0
+        protected = self.designs[number].masks
+        left = {
+            site: self.bit_masks[site] & ~protected[site]
+            for site in self.swept
+            if self.bit_masks[site] & ~protected[site]
+        }
+        if not left:
+            raise InputError("protection: all bits are protected: nothing is noisy")
+        masks = [left.get(site, mask) or 1 for site, mask in enumerate(self.bit_masks)]
+        return {"noisy": list(left), "bit_mask": masks}
 
     def as_dict(self) -> dict[str, Any]:
         """Fields as plain values for JSON."""

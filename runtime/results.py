@@ -197,13 +197,26 @@ class Results(Queries):
 
 def results_rows(
     source: Results | str | os.PathLike[str] | Iterable[dict[str, Any]],
+    columns: Iterable[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the rows of a `Results`, of a results file (opened read-only), or as they are."""
+    """Return the rows of a `Results`, of a results file (opened read-only), or as they are.
+
+    Parameters
+    ----------
+    source : Results, path, or rows
+    columns : iterable of str, optional
+        What is read; None: all.
+
+    Raises
+    ------
+    InputError
+        As `Results` and `Results.rows`.
+    """
     if isinstance(source, Results):
-        return source.rows()
+        return source.rows(columns=columns)
     if isinstance(source, (str, os.PathLike)):
         with Results(source, readonly=True) as results:
-            return results.rows()
+            return results.rows(columns=columns)
     return list(source)
 
 

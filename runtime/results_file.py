@@ -19,8 +19,8 @@ except ImportError:  # Small systems have Pythons without it; what keeps no resu
 BUSY_SECONDS = 60.0
 
 
-def check_file(path: Path, readonly: bool) -> bool:
-    """Return whether `path` is a results file (False: nothing is there), from its bytes alone.
+def check_file(path: Path, readonly: bool) -> None:
+    """Check, from its bytes alone, that `path` is a results file or, to be written, nothing yet.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def check_file(path: Path, readonly: bool) -> bool:
             raise InputError(f"results file {path}: expected measured points, got no such file")
         if not path.parent.is_dir():
             raise InputError(f"results file {path}: there is no directory {path.parent}")
-        return False
+        return
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise InputError(
             f"results file {path}: expected a results file of noisystore, got another kind of "
@@ -56,7 +56,6 @@ def check_file(path: Path, readonly: bool) -> bool:
             "database; it was left as it is"
         )
     _check_version(path, version)
-    return True
 
 
 def _check_version(path: Path, version: int) -> None:
@@ -65,6 +64,14 @@ def _check_version(path: Path, version: int) -> None:
             f"results file {path}: expected schema version {SCHEMA_VERSION} or older, got "
             f"{version}; it was left as it is: use the noisystore that wrote it, or another file"
         )
+
+
+def _check_tables(path: Path, database: sqlite3.Connection) -> None:
+    # A view of one of these names, in a file from elsewhere, could compute for ever.
+    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    missing = {"sweeps", "runs", "points"} - {name for (name,) in database.execute(query)}
+    if missing:
+        raise InputError(f"results file {path}: damaged: no table {min(missing)}")
 
 
 def connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, int]:
@@ -95,6 +102,7 @@ def connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, int]:
         version = schema_version(database)
         if readonly or version:
             _check_version(path, version)
+            _check_tables(path, database)
         if readonly and version < SCHEMA_VERSION:
             database = _migrated_copy(database)
         if readonly:

@@ -196,7 +196,7 @@ class Queries:
         Raises
         ------
         InputError
-            As `rows`.
+            As `rows`, or there is no pandas.
         """
         names = chosen(columns, bits=False)
         with self._errors():

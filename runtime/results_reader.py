@@ -197,8 +197,20 @@ def to_arrays(blocks: Iterator[Block], columns: Sequence[str]) -> dict[str, npt.
 
 
 def to_frame(blocks: Iterator[Block], columns: Sequence[str]) -> pd.DataFrame:
-    """Return a pandas table; counts that may be missing are Int64, repeated texts categories."""
-    import pandas as pd
+    """Return a pandas table; counts that may be missing are Int64, repeated texts categories.
+
+    Raises
+    ------
+    InputError
+        There is no pandas.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise InputError(
+            "results: a table needs pandas, which is not installed: pip install noisystore[tables], "
+            "or take arrays"
+        ) from None
 
     def made(name: str, values: list[Any]) -> Any:
         if name in BITS:

@@ -22,6 +22,7 @@ from .dataset import Dataset, load
 from .evaluate import Evaluator
 from .interrupt import Interrupted, terminable
 from .midpoint_finder import HIGHEST, FoundMidpoint, MidpointFinder
+from .midpoint_search import SEARCH_VERSION
 from .noisy_sites import NoisySites
 from .ort_session import Provider
 from .progress import Progress
@@ -82,6 +83,13 @@ class Sensitivity:
     def clean(self) -> FoundMidpoint:
         """The entry whose clean accuracy rests on the most images."""
         return max(self.entries.values(), key=lambda found: found.clean_images)
+
+    def __str__(self) -> str:
+        """Return the tables that the command prints."""
+        from .commands.common import table
+        from .sensitivity_report import report
+
+        return report(self, table)
 
     def as_dict(self) -> dict[str, Any]:
         """Fields as plain values for JSON."""
@@ -281,6 +289,7 @@ class _Work:
             "provider": session.provider,
             "machine": platform.machine(),
             "noise_model": noise_inputs.NOISE_MODEL,
+            "search_version": SEARCH_VERSION,
         }
         self.entries: Entries = {}
         if self._results is not None:

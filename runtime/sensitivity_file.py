@@ -131,7 +131,7 @@ def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None
     for name, want in expected.items():
         got = found.get(name)
         if name not in _NAMES and (type(got) is not type(want) or got != want):
-            said = printable(str(got))[:80] or "all"
+            said = "none" if got is None else printable(str(got))[:80] or "all"
             raise InputError(
                 f"results {path}: expected entries with {name.replace('_', ' ')} "
                 f"{want or 'all' if name == 'sites' else want}, got {said}: choose another file"

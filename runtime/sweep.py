@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..ortops.errors import InputError
+from .cluster import Cluster, cluster_executor
+from .cluster_link import Link
 from .dataset import Dataset, load
 from .evaluate import Evaluator
 from .interrupt import Interrupted
@@ -20,7 +23,7 @@ from .metrics import Metric
 from .noisy_sites import NoisySites
 from .ort_session import Provider
 from .point_pool import local_executor
-from .point_task import SweepNoise
+from .point_task import Executor, Kind, SweepNoise
 from .rates import noise_seed, parse_rates
 from .results import Results, rates_key
 from .session import NoisySession
@@ -112,6 +115,7 @@ def sweep(
     skip_clean: bool = True,
     split: str = "test",
     workers: int | str = 1,
+    cluster: str | Link | Cluster | Any | None = None,
 ) -> SweepSummary:
     """Measure the accuracy of a model at several bit error rates.
 
@@ -168,6 +172,10 @@ def sweep(
         cores are divided among them, unless `threads` says how many each has. "auto": one, and
         one a core as soon as the sweep is seen to be long. A script with several must call
         `sweep` under ``if __name__ == "__main__":``.
+    cluster : str, Link, Cluster or distributed.Client, optional
+        A Dask scheduler whose workers measure, instead of this machine: its address (see
+        `noisystore.runtime.cluster_link.Link`), or `noisystore.runtime.cluster.Cluster`. Then
+        `providers` and `threads` are the workers'.
 
     Returns
     -------
@@ -193,7 +201,11 @@ def sweep(
         raise InputError(f"seed: expected an integer of 64 bits with a sign, got {seed!r}")
     session = model
     if not isinstance(session, NoisySession):
-        session = NoisySession(session, providers, threads, custom_op_libraries)
+        # Of a cluster's providers this machine need not have any.
+        here = providers if cluster is None else None
+        session = NoisySession(session, here, threads, custom_op_libraries)
+    elif cluster is not None:
+        providers, threads = session.maker.providers, session.threads
     chosen = NoisySites(session.sites, noisy, fixed_rates)
     label, masks = swept_masks(bit_mask, session.sites, chosen)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
@@ -204,10 +216,20 @@ def sweep(
         mask_name or label, _metric_label(metric, metric_name, results is not None)
     )
     source = (data, split) if isinstance(data, str) else dataset
-    executor = local_executor(evaluator, noise, source, workers, threads)
-    store = results if isinstance(results, Results) else Results(results)
-    try:
-        work = SweepPoints(evaluator, store, noise, labels)
+    with contextlib.ExitStack() as stack:
+        store = results
+        if not isinstance(store, Results):
+            store = Results(store)
+            stack.callback(store.close)
+        elsewhere: list[Kind] = []
+        if cluster is None:
+            executor: Executor = local_executor(evaluator, noise, source, workers, threads)
+        else:
+            measuring = cluster_executor(cluster, evaluator, noise, providers, threads, progress)
+            executor = remote = stack.enter_context(measuring)
+            if remote.mixed == "any":
+                elsewhere = [(row["machine"], row["provider"]) for row in store.sweeps()]
+        work = SweepPoints(evaluator, store, noise, labels, elsewhere)
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
         work.measure(wanted, executor, progress, _UNSIZED if skip_clean and not skips else "")
         keys = {point_key(point) for point in wanted}
@@ -217,9 +239,6 @@ def sweep(
             for row in store.rows(sweep=key)
             if (rates_key(row["p01"], row["p10"]), row["trial"]) in keys
         ]
-    finally:
-        if store is not results:
-            store.close()
     return SweepSummary(
         points=points,
         clean_accuracy=points[0]["clean_accuracy"],

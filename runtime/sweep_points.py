@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -28,6 +28,8 @@ class SweepPoints:
     store : Results
     noise : SweepNoise
     labels : SweepLabels
+    elsewhere : sequence of (machine, provider)
+        Further kinds whose stored points count, where a point may be measured anywhere.
 
     Attributes
     ----------
@@ -40,10 +42,15 @@ class SweepPoints:
     """
 
     def __init__(
-        self, evaluator: Evaluator, store: Results, noise: SweepNoise, labels: SweepLabels
+        self,
+        evaluator: Evaluator,
+        store: Results,
+        noise: SweepNoise,
+        labels: SweepLabels,
+        elsewhere: Sequence[Kind] = (),
     ) -> None:
         self._evaluator, self._store = evaluator, store
-        self._noise, self._labels = noise, labels
+        self._noise, self._labels, self._elsewhere = noise, labels, elsewhere
         self._records: dict[Kind, SweepRecord] = {}
         self.measured = self.inferences = 0
         self.run_seconds = self.prepare_seconds = 0.0
@@ -124,7 +131,8 @@ class SweepPoints:
 
     def _missing(self, wanted: list[tuple[float, float, int]], executor: Executor) -> list[Task]:
         """Return what is still to be measured, the clean networks first."""
-        done = {kind: self._record(kind).measured() for kind in executor.kinds}
+        kinds = dict.fromkeys([*executor.kinds, *self._elsewhere])
+        done = {kind: self._record(kind).measured() for kind in kinds}
         anywhere = set().union(*done.values())
         tasks = []
         for point in wanted:

@@ -10,8 +10,7 @@ from ...ortops.errors import InputError
 from .common import (
     add_custom_ops,
     add_normalization,
-    check_apart,
-    check_output,
+    check_written,
     print_json,
     progress,
     require,
@@ -60,14 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Annotate, report the sites."""
-    output = check_output(args.output)
-    check_apart(output, args.model, "-o")
+    check_written({"-o": args.output}, args.model, args.example, *args.custom_ops)
     require(("onnx",), "export")
     from ... import export
 
     result = export.annotate(
         args.model,
-        output,
+        args.output,
         sites=args.sites,
         storage_format=args.storage_format,
         example=_read_example(args.example) if args.example is not None else None,

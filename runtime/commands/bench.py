@@ -13,8 +13,7 @@ from ...ortops.errors import InputError
 from .common import (
     add_board,
     add_custom_ops,
-    check_apart,
-    check_output,
+    check_written,
     positive,
     print_json,
     progress,
@@ -83,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure or compare, write and print."""
     if args.output is not None:
-        check_output(args.output)
+        read = (args.model, args.clean, args.data, args.board, *(args.compare or ()))
+        check_written({"output": args.output}, *read)
         if Path(args.output).suffix not in (".json", ".md"):
             raise InputError(f"output {args.output}: expected a name that ends in .json or .md")
     if args.compare is not None:
@@ -133,9 +133,6 @@ def _compare(args: argparse.Namespace) -> None:
         if getattr(args, option):
             name = option.replace("_", "-")
             raise InputError(f"--compare: measures nothing; give --{name} in a run of its own")
-    if args.output is not None:
-        for report in args.compare:
-            check_apart(Path(args.output), report, "output")
     result = compare(args.compare)
     _give(args, result, "NoisyStore: reports compared", compare_sections(result))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import check_apart, check_output, positive, print_json, progress
+from .common import check_written, positive, print_json, progress
 
 HELP = "pack a model with all that an offline board needs"
 DESCRIPTION = """\
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the bundle, and print what it is."""
     from ..bundle import make_bundle
 
-    check_apart(check_output(args.output), args.model, "output")
+    check_written({"output": args.output}, args.model, args.data, args.board)
     made = make_bundle(
         args.model,
         args.board,

@@ -212,28 +212,44 @@ def check_apart(output: Path, model: str, name: str) -> None:
         raise InputError(f"{name} {output}: expected another file than {model}, which is read")
 
 
-def check_written(written: Mapping[str, str | None], model: str, data: str | None = None) -> None:
+def check_written(written: Mapping[str, str | os.PathLike[str] | None], *read: str | None) -> None:
     """Check, before long work, that all files to be written can be, and that none is read.
 
     Parameters
     ----------
     written : mapping from an option's name to a path, or None
-    model, data : str
-        What the user named as model and data set.
+    read : str or None
+        What the user named as input: paths, data sets (``npz:FILE``, ``images:DIR``, ``raw:DIR``),
+        networks (``FILE.py:function``).
 
     Raises
     ------
     InputError
         As `check_output` and `check_apart`, or two are one file.
     """
-    paths = {name: path for name, path in written.items() if path is not None}
-    kind, _, file = (data or "").partition(":")
+    paths = {name: Path(path) for name, path in written.items() if path is not None}
     for name, path in paths.items():
-        check_apart(check_output(path), model, name)
-        if kind == "npz":
-            check_apart(Path(path), file, name)
-    if len({Path(path).resolve() for path in paths.values()}) < len(paths):
+        check_output(path)
+        for given in read:
+            if given is not None and _reads(given, path.resolve()):
+                check_apart(path, str(path), name)
+    if len({path.resolve() for path in paths.values()}) < len(paths):
         raise InputError(f"{', '.join(paths)}: expected different files, got the same")
+
+
+def _reads(given: str, path: Path) -> bool:
+    """Whether the file at a resolved path is one of those that an input stands for."""
+    kind, _, rest = given.partition(":")
+    place = Path(rest).expanduser().resolve()
+    if kind == "npz":
+        return path == place
+    if kind == "raw":
+        return path.parent == place and path.name in ("data.txt", "images.bin", "labels.bin")
+    if kind == "images":  # in a folder a class: a new file beside these is none of them
+        return path.exists() and path.parent.parent == place
+    if ".py:" in given:
+        given = given.rpartition(":")[0]
+    return path == Path(given).resolve()
 
 
 def check_plot(path: str | None) -> None:

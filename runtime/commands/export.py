@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import bounded, check_output, positive, print_json, require
+from .common import bounded, check_written, positive, print_json, require
 
 HELP = "export a PyTorch model to ONNX with noisy memory sites"
 DESCRIPTION = """\
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, export, report the sites."""
-    output = check_output(args.output)
+    check_written({"output": args.output}, args.weights, args.model)
     require(EXPORT_MODULES, "export")
     from ... import export
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     result = export.export_onnx(
         model,
         example,
-        output,
+        args.output,
         sites=args.sites,
         storage_format=args.storage_format,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .common import bounded, check_plot, print_json, progress, table
+from .common import bounded, check_plot, check_written, print_json, progress, table
 
 if TYPE_CHECKING:
     from ..midpoint_groups import Group
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit, print, and draw."""
     from ..midpoint_groups import fit_results
 
+    check_written({"plot": args.plot}, *args.results)
     check_plot(args.plot)
     groups = [
         group

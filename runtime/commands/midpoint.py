@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from .common import check_plot, positive, precision, print_json, progress, use_board
+from .common import (
+    check_plot,
+    check_written,
+    positive,
+    precision,
+    print_json,
+    progress,
+    use_board,
+)
 from .noise_options import (
     add_model_and_data,
     add_noise_options,
@@ -14,9 +21,6 @@ from .noise_options import (
     fixed_rates,
     joined,
 )
-
-if TYPE_CHECKING:
-    from ..midpoint_finder import FoundMidpoint
 
 HELP = "find the midpoint noise level without a sweep"
 DESCRIPTION = """\
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Search, print, and draw."""
     from ..midpoint_finder import HIGHEST, find_midpoint
 
+    check_written({"plot": args.plot}, args.model, args.data)
     check_plot(args.plot)
     low, high = (None, HIGHEST) if args.range is None else _range(args.range)
     use_board(args)
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found.as_dict())
     else:
-        print(_report(found))
+        print(found)
     return 0
 
 
@@ -109,19 +114,3 @@ def _range(text: str) -> tuple[float, float]:
     if not 0 < low < high <= 1:
         raise InputError(f"--range: expected LOW:HIGH with 0 < LOW < HIGH <= 1, got {text!r}")
     return low, high
-
-
-def _report(found: FoundMidpoint) -> str:
-    clean = (
-        f"clean accuracy {found.clean_accuracy:.4f} ({found.clean_images:,} images), "
-        f"chance {found.chance_accuracy:.4g}"
-    )
-    spent = f"{found.inferences:,} inferences in {found.seconds:.1f} s: {found.reason}"
-    if found.midpoint is None or found.interval is None or found.sigma is None:
-        return f"midpoint {found.bound} {found.limit:.3g}\n{clean}\n{spent}"
-    low, high = found.interval
-    return (
-        f"midpoint   {found.midpoint:.3g}  95% interval [{low:.3g}, {high:.3g}]  "
-        f"(+-{found.precision:.1%})\n"
-        f"half level {found.half_level:.3g}  sigma {found.sigma:.3f} decades\n{clean}\n{spent}"
-    )

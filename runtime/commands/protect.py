@@ -15,7 +15,6 @@ from .common import (
     positive,
     print_json,
     progress,
-    table,
     use_board,
 )
 from .noise_options import (
@@ -93,7 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search, verify, report; 1 if no design holds the target."""
     from ..protection import parse_target, protect
-    from ..protection_report import report
     from ..rates import parse_rates
 
     written = {"output": args.output, "plot": args.plot, "save-model": args.save_model}
@@ -141,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
     else:
-        print(report(found, table))
+        print(found)
         print(f"\n{found.inferences:,} inferences, {found.seconds:.0f} s")
     return 0 if found.best is not None else 1
 

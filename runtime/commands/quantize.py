@@ -6,12 +6,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from ...ortops.errors import InputError
 from ...ortops.files import write_whole
 from .common import (
     add_normalization,
-    check_apart,
-    check_output,
+    check_written,
     natural,
     positive,
     print_json,
@@ -94,20 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize, report the sites and the kernels."""
-    output = check_output(args.output)
-    check_apart(output, args.model, "-o")
-    scales = check_output(args.scales) if args.scales is not None else None
-    if scales is not None and scales.resolve() == output.resolve():
-        raise InputError("--scales: expected another file than -o OUT.onnx")
-    if scales is not None:
-        check_apart(scales, args.model, "--scales")
+    check_written({"-o": args.output, "--scales": args.scales}, args.model, args.data, args.board)
     require(("onnx",), "export")
     from ... import export
 
     result = export.quantize(
         args.model,
         args.data,
-        output,
+        args.output,
         images=args.images,
         method=args.method,
         seed=args.seed,
@@ -117,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
         normalization=args.normalization,
         progress=_Progress(),
     )
-    if scales is not None:
-        write_whole(scales, (json.dumps(result.quantization, indent=2) + "\n").encode())
+    if args.scales is not None:
+        write_whole(args.scales, (json.dumps(result.quantization, indent=2) + "\n").encode())
     for note in result.notes:
         progress(f"note: {note}")
     if args.json:

@@ -54,8 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("results: --where and --bits choose what --export writes")
     if args.output is not None and args.merge is None:
         raise InputError("results: -o names a new file for --merge: give --export its own name")
-    if args.merge is not None:
-        return _merge(args)
+    from ..interrupt import terminable
+
+    with terminable():
+        return _merge(args) if args.merge is not None else _read(args)
+
+
+def _read(args: argparse.Namespace) -> int:
     from ..results import Results
 
     with Results(args.file, readonly=True) as results:

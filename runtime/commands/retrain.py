@@ -15,7 +15,6 @@ from .training_options import (
     GUARDS,
     add_noise_arguments,
     add_run_arguments,
-    check_inputs_apart,
     check_paths,
     load_parts,
     make_noise,
@@ -85,7 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Re-train, save, print the accuracy before and after."""
     output, checkpoint = check_paths(args)
-    check_inputs_apart(args, output, checkpoint)
     scans = ("sklearn",) if args.data == "digits" else ()
     require(("torch", "safetensors", *scans), "demo" if scans else "export")
     noise = make_noise(args)

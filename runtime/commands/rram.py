@@ -6,11 +6,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ortops.errors import InputError
-from .common import bounded, check_apart, check_output, check_plot, natural, print_json, progress
+from .common import bounded, check_plot, check_written, natural, print_json, progress
 from .common import table as columns
 
 if TYPE_CHECKING:
@@ -142,14 +141,7 @@ def run(args: argparse.Namespace) -> int:
     from ..rram_writes import AccessCost
 
     check_plot(args.plot)
-    if args.plot is not None and args.samples is not None:
-        check_apart(Path(args.plot), args.samples, "plot")
-    if args.output is not None:
-        output = check_output(args.output)
-        if args.samples is not None:
-            check_apart(output, args.samples, "output")
-        if args.plot is not None:
-            check_apart(output, args.plot, "output")
+    check_written({"output": args.output, "plot": args.plot}, args.samples)
     conditions = [] if args.samples is None else read_samples(args.samples)
     conditions += [parse_condition(text) for text in args.condition]
     if not conditions:
@@ -179,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         plot_cells(reports, args.plot)
         progress(f"wrote {args.plot}")
     if args.output is not None:
-        write_report(reports, choices, output)
+        write_report(reports, choices, args.output)
         progress(f"wrote {args.output}")
     if args.json:
         print_json(as_dict(reports, choices))

@@ -12,7 +12,6 @@ from .common import (
     precision,
     print_json,
     progress,
-    table,
     use_board,
 )
 from .noise_options import add_model_and_data, add_run_options, joined
@@ -71,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print tables."""
     from ..sensitivity import sensitivity
-    from ..sensitivity_report import report, write_csv
+    from ..sensitivity_report import write_csv
 
     written = {"output": args.output, "csv": args.csv, "plot": args.plot}
     check_written(written, args.model, args.data)
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found.as_dict())
         return 0
-    print(report(found, table))
+    print(found)
     where = "" if found.path is None else f" in {found.path}"
     print(
         f"{len(found.entries)} midpoints{where} ({found.measured} measured now): "

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
+from .cluster_options import add_cluster, cluster
 from .common import check_apart, check_plot, positive, print_json, progress, table, use_board
+from .live_options import add_live, live_page
 from .noise_options import (
     add_model_and_data,
     add_noise_options,
@@ -67,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that share the cores; auto: one a core, once the sweep is seen to be long "
         "(default: %(default)s)",
     )
+    add_cluster(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -77,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE.png|.svg", help="also fit the points of this sweep and draw them"
     )
+    add_live(parser, "while it runs, for a browser on this machine")
 
 
 def workers(text: str) -> int | str:
@@ -96,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from ..sweep import parse_rates, sweep
 
     check_plot(args.plot)
+    where = cluster(args)
     rates = parse_rates(args.rates)
     cells = []
     if args.rates_from is not None:
@@ -106,24 +111,28 @@ def run(args: argparse.Namespace) -> int:
             check_apart(Path(args.plot), args.rates_from, "plot")
         cells = read_rates(args.rates_from)
     use_board(args)
-    summary = sweep(
-        args.model,
-        args.data,
-        [*rates, *(cell.measured for cell in cells)],
-        trials=args.trials,
-        images=args.images,
-        noisy=joined(args.noisy),
-        fixed_rates=fixed_rates(args.fixed_rate),
-        bit_mask=args.mask,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        providers=args.provider,
-        threads=args.threads,
-        custom_op_libraries=args.custom_ops,
-        results=args.output,
-        progress=True,
-        workers=args.workers,
-    )
+    pairs = [*rates, *(cell.measured for cell in cells)]
+    wanted = ((p01, p10, trial) for p01, p10 in pairs for trial in range(args.trials))
+    with live_page(args, [args.output], wanted):
+        summary = sweep(
+            args.model,
+            args.data,
+            pairs,
+            trials=args.trials,
+            images=args.images,
+            noisy=joined(args.noisy),
+            fixed_rates=fixed_rates(args.fixed_rate),
+            bit_mask=args.mask,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            providers=args.provider,
+            threads=args.threads,
+            custom_op_libraries=args.custom_ops,
+            results=args.output,
+            progress=True,
+            workers=args.workers,
+            cluster=where,
+        )
     args.kept = f"all points are in {args.output}"
     conditions = accuracies(summary.points, cells) if cells else []
     if args.plot is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
-from .common import bounded, check_apart, check_output, positive, seed
+from .common import bounded, check_written, positive, seed
 from .noise_options import parse_mask
 
 if TYPE_CHECKING:
@@ -164,33 +164,16 @@ def check_paths(args: argparse.Namespace) -> tuple[Path, Path]:
     Raises
     ------
     InputError
-        The output cannot be written, or there is nothing to resume.
+        The output cannot be written, one of the two is a file that is read (weights, images, a
+        network's), or there is nothing to resume.
     """
-    output = check_output(args.output)
+    output = Path(args.output)
     checkpoint = output.with_name(output.name + ".checkpoint")
+    read = (getattr(args, name, None) for name in ("weights", "data", "test_data", "network"))
+    check_written({"output": output, "checkpoint": checkpoint}, *read)
     if args.resume and not checkpoint.exists():
         raise InputError(f"--resume: there is no checkpoint {checkpoint}: leave --resume out")
     return output, checkpoint
-
-
-def check_inputs_apart(args: argparse.Namespace, output: Path, checkpoint: Path) -> None:
-    """Check that `retrain` writes no file that it reads: weights, images, or a network's.
-
-    Raises
-    ------
-    InputError
-        It would.
-    """
-    read = [args.weights]
-    for data in (args.data, args.test_data or ""):
-        kind, _, path = data.partition(":")
-        if kind == "npz":
-            read.append(path)
-    if ".py:" in args.network:
-        read.append(args.network.rpartition(":")[0])
-    for path in read:
-        check_apart(output, path, "output")
-        check_apart(checkpoint, path, "checkpoint")
 
 
 def load_parts(

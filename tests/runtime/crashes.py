@@ -18,8 +18,8 @@ from pathlib import Path
 
 import onnxruntime  # noqa: F401
 
-from noisystore.runtime import Results, sweep  # noqa: F401
-from noisystore.runtime.cli import main
+from noisystore.runtime import Results
+from noisystore.runtime.cli import build_parser, main
 from noisystore.runtime.results import rates_key
 
 Point = tuple[str, int]
@@ -170,6 +170,7 @@ def without_power(arguments: list[str], path: Path, times: int, seed: int) -> di
 
 
 if __name__ == "__main__":
+    build_parser()  # Imports all commands.
     what, model, data, path, times, seed = sys.argv[1:]
     words = ["sweep", model, "--data", f"npz:{data}", "--rates", "1e-6:1e-2:10/decade"]
     words += ["--trials", "60", "--images", "20", "--threads", "1", "--workers", "1", "-o", path]

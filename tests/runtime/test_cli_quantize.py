@@ -171,7 +171,7 @@ def test_a_data_set_without_train_split_is_told(plain, tmp_path, capsys):
         ({"--format": "tflite"}, "graph format: expected qdq, qoperator"),
         ({"--sites": "nothing.*"}, "nothing"),
         ({"--scales": "nowhere/s.json"}, "the folder nowhere does not exist"),
-        ({"--scales": "./q.onnx"}, "--scales: expected another file"),
+        ({"--scales": "./q.onnx"}, "-o, --scales: expected different files"),
         ({"-o": "nowhere/q.onnx"}, "the folder nowhere does not exist"),
         ({"MODEL": "missing.onnx"}, "model missing.onnx: expected an ONNX file"),
         ({"MODEL": "text.onnx"}, "model text.onnx: expected an ONNX"),

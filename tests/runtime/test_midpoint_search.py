@@ -8,7 +8,7 @@ from simulated_network import CHANCE, CLEAN, CURVES, SimulatedNetwork, truth
 from noisystore.ortops.errors import InputError
 from noisystore.runtime.midpoint_curve import logistic
 from noisystore.runtime.midpoint_grid import RateGrid
-from noisystore.runtime.midpoint_search import MidpointSearch
+from noisystore.runtime.midpoint_search import SEARCH_VERSION, MidpointSearch
 
 pytestmark = pytest.mark.filterwarnings("error")
 NARROW = "the interval is as narrow as asked"
@@ -55,6 +55,19 @@ def test_intervals_cover_the_truth_as_often_as_they_say(name, correlation, preci
     assert 0.93 <= covers.mean() <= (0.97 if correlation == 0 else 0.98)
     assert covers_sigma.mean() >= 0.89
     assert abs(error.mean()) < 0.2 * error.std()
+
+
+@pytest.mark.parametrize(
+    ("name", "correlation", "inferences", "mu"),
+    [("logistic", 0.0, 2439, -5.46685286), ("gompertz", 0.1, 6376, -5.71072378)],
+)
+def test_a_search_that_finds_something_else_has_another_version(name, correlation, inferences, mu):
+    """Where this fails on purpose, add 1 to SEARCH_VERSION and put the new answers here."""
+    network = SimulatedNetwork(CURVES[name], 7, correlation=correlation)
+    outcome = search(network, 0.15)
+    assert SEARCH_VERSION == 1
+    assert network.inferences == inferences
+    assert outcome.estimate.solution.mu == pytest.approx(mu, abs=1e-7)
 
 
 def test_it_spends_few_inferences():

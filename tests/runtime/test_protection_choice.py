@@ -127,12 +127,12 @@ def test_sites_with_rates_of_their_own_keep_them(model_path, small_data):
     masks = np.full(len(session.sites), ALL)
     assert noisy_bits(session.sites, noisy, masks).tolist() == [0xFFFFFFFF, 0]
     runs = PairedRuns(CleanOnce(session, small_data, 16), noisy, (0.02, 0.02), masks, 3)
-    run = runs.run(runs.bits, runs.images(40, "x"), "a")
+    run = runs.run(runs.bits, runs.verifying(40), "a")
     assert not run.agree.all()
 
 
 def test_runs_of_one_purpose_are_equal_and_protection_protects(runs):
-    samples = runs.images(40, "x")
+    samples = runs.verifying(40)
     assert np.array_equal(samples, np.unique(samples))
     first, again = (runs.run(None, samples, "a") for _ in range(2))
     assert np.array_equal(first.correct, again.correct)
@@ -149,7 +149,7 @@ def test_a_run_is_that_of_the_session(runs, small_data):
     from noisystore.runtime.midpoint_network import derived_seed
     from noisystore.runtime.rates import noise_seed
 
-    samples = runs.images(20, "x")
+    samples = runs.verifying(20)
     protected = np.array([0x7F800000, 0xFFFFFFFF], dtype=np.uint64)
     run = runs.run(protected, samples, "a")
     session = runs.evaluator.session

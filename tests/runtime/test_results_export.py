@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,12 @@ def test_frames_are_those_of_rows(results):
     assert len(results.to_frame(limit=2, columns=["seed", "host"])) == 2
 
 
+def test_a_frame_without_pandas(results, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"needs pandas.*pip install noisystore\[tables\]"):
+        results.to_frame()
+
+
 @pytest.mark.parametrize("bits", [False, True])
 def test_csv_is_exact(results, tmp_path, bits):
     path = tmp_path / "p.csv"
@@ -179,7 +186,7 @@ def test_places(results, tmp_path, monkeypatch):
     ]:
         with pytest.raises(InputError, match=message):
             export_points(results, path)
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match=r"needs pyarrow.*pip install noisystore\[tables\]"):
         export_points(results, tmp_path / "p.parquet")
     assert os.listdir(tmp_path) == []

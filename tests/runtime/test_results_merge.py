@@ -188,6 +188,35 @@ def test_hostile_files(tmp_path, change, message):
         assert state(tmp_path) == before
 
 
+def test_a_view_that_never_ends(tmp_path, files):
+    a, b, _ = files
+    database = sqlite3.connect(b, isolation_level=None)
+    database.execute("ALTER TABLE points RENAME TO other")
+    database.execute(
+        "CREATE VIEW points AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) "
+        "SELECT i AS id, i AS sweep FROM n WHERE i < 0"
+    )
+    database.close()
+    with pytest.raises(InputError, match=r"b\.sqlite: damaged: no table points"):
+        merge_results(a, [b])
+
+
+def test_terminated_before_the_end(tmp_path, files):
+    """SIGTERM leaves nothing, no temporary file either."""
+    before = state(tmp_path)
+    code = (
+        "import os, sys\nfrom noisystore.runtime import cli, results_merge as m\n"
+        "m._Merge._add = lambda *_: os.kill(os.getpid(), 15)\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    for output in ((), ("-o", tmp_path / "r.sqlite")):
+        command = [sys.executable, "-c", code, "results", files[0], "--merge", files[1], *output]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 128 + signal.SIGTERM
+        assert done.stderr == "noisystore: interrupted: nothing was written\n"
+        assert state(tmp_path) == before
+
+
 def test_places(tmp_path, files):
     a, b, _ = files
     (tmp_path / "text").write_text("accuracy, rate\n" * 20)

@@ -264,7 +264,7 @@ def test_a_bad_csv(tmp_path, error, text, message):
         (["--condition", FORMED, "--write-time", "inf"], "from 0 to 1e+12"),
         (["--condition", FORMED, "--plot", "a.pdf"], "ends in .png or .svg"),
         (["--condition", FORMED, "-o", "no/a.json"], "does not exist"),
-        (["--condition", FORMED, "-o", "a.svg", "--plot", "a.svg"], "expected another file"),
+        (["--condition", FORMED, "-o", "a.svg", "--plot", "a.svg"], "expected different files"),
     ],
 )
 def test_bad_options(tmp_path, monkeypatch, error, options, message):

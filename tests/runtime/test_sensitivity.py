@@ -307,6 +307,14 @@ def test_files_of_something_else(whole, make_model, model_path, small_data, tmp_
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
+    # A search that is another one, or not named, may find other midpoints.
+    for version, said in ((99, "99"), (None, "none")):
+        record = json.loads(before)
+        record["settings"]["search_version"] = version
+        path.write_text(json.dumps(record))
+        with pytest.raises(InputError, match=f"entries with search version 1, got {said}: choose"):
+            run(model_path, small_data, masks="none", results=path)
+    path.write_bytes(before)
     # The same model under another name is the same model.
     renamed = tmp_path / "renamed.onnx"
     renamed.write_bytes(model_path.read_bytes())
