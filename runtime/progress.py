@@ -132,6 +132,8 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         """Say something new: in the same place on a terminal, else now and then on a line."""
+        if text != self.text:
+            LOGGER.info("%s", text)
         self.text = text
         elapsed = time.monotonic() - self._start
         self._unsaid = True

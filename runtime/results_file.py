@@ -143,7 +143,7 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
             continue
         try:
             database.execute("PRAGMA query_only = ON")
-            database.execute("SELECT 1 FROM points LIMIT 1").fetchone()
+            database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
             return database
         except sqlite3.Error as error:
             reason = InputError(explain(path, error))

@@ -113,11 +113,12 @@ class Reader:
             *read, run = zip(*found, strict=True)
             block = Block(len(found), shared, dict(zip(own, read, strict=True)))
             self._check(block)
-            try:
-                for name in of_run:
-                    block.own[name] = [runs[r][name] for r in run]
-            except KeyError:
-                raise InputError(f"{self._source}: damaged: a point without its run") from None
+            if of_run and not runs.keys() >= set(run):
+                runs = self.runs(equal)  # A sweep that is still running has begun a new one.
+                if not runs.keys() >= set(run):
+                    raise InputError(f"{self._source}: damaged: a point without its run")
+            for name in of_run:
+                block.own[name] = [runs[r][name] for r in run]
             if "clean_bits" in columns:
                 shared["clean_bits"] = self._clean_bits(shared["sweep"])
             yield block
@@ -208,8 +209,8 @@ def to_frame(blocks: Iterator[Block], columns: Sequence[str]) -> pd.DataFrame:
         import pandas as pd
     except ImportError:
         raise InputError(
-            "results: a table needs pandas, which is not installed: pip install noisystore[tables], "
-            "or take arrays"
+            "results: a table needs pandas, which is not installed: "
+            "pip install noisystore[tables], or take arrays"
         ) from None
 
     def made(name: str, values: list[Any]) -> Any:

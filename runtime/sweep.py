@@ -217,18 +217,19 @@ def sweep(
     )
     source = (data, split) if isinstance(data, str) else dataset
     with contextlib.ExitStack() as stack:
-        store = results
-        if not isinstance(store, Results):
-            store = Results(store)
-            stack.callback(store.close)
-        elsewhere: list[Kind] = []
+        remote = None
         if cluster is None:
             executor: Executor = local_executor(evaluator, noise, source, workers, threads)
         else:
             measuring = cluster_executor(cluster, evaluator, noise, providers, threads, progress)
             executor = remote = stack.enter_context(measuring)
-            if remote.mixed == "any":
-                elsewhere = [(row["machine"], row["provider"]) for row in store.sweeps()]
+        store = results
+        if not isinstance(store, Results):
+            store = Results(store)
+            stack.callback(store.close)
+        elsewhere: list[Kind] = []
+        if remote is not None and remote.mixed == "any":
+            elsewhere = [(row["machine"], row["provider"]) for row in store.sweeps()]
         work = SweepPoints(evaluator, store, noise, labels, elsewhere)
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
         work.measure(wanted, executor, progress, _UNSIZED if skip_clean and not skips else "")

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
+from ..run_log import add_log, long_run
 from .cluster_options import add_cluster, cluster
-from .common import check_apart, check_plot, positive, print_json, progress, table, use_board
+from .common import (
+    check_apart,
+    check_output,
+    check_plot,
+    positive,
+    print_json,
+    progress,
+    table,
+    use_board,
+)
 from .live_options import add_live, live_page
 from .noise_options import (
     add_model_and_data,
@@ -80,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE.png|.svg", help="also fit the points of this sweep and draw them"
     )
+    add_log(parser)
     add_live(parser, "while it runs, for a browser on this machine")
 
 
@@ -96,11 +107,22 @@ def workers(text: str) -> int | str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print what was spent."""
+    """Measure, and print what was spent, also where the terminal closes meanwhile."""
+    for other in (args.output, args.plot):
+        if args.log is not None and other is not None:
+            check_apart(Path(args.log), other, "log")
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "run")}
+    with long_run(args.log, "sweep", options):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from ..sweep import parse_rates, sweep
 
     check_plot(args.plot)
     where = cluster(args)
+    if where is not None:
+        check_output(args.output)
     rates = parse_rates(args.rates)
     cells = []
     if args.rates_from is not None:

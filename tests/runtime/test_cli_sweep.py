@@ -203,7 +203,8 @@ def _points(path):
 
 def _rows(path):
     with sqlite3.connect(path) as database:
-        query = "SELECT p01, p10, trial, noise_seed, correct, agreement, correct_bits FROM points"
+        query = "SELECT p01, p10, trial, noise_seed, correct, agreement, correct_bits FROM points "
+        query += "JOIN bits ON point = points.id"
         return sorted(database.execute(query))
 
 

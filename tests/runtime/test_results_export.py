@@ -57,6 +57,18 @@ def test_columns_and_limit(results):
         results.rows(columns=["colour"])
 
 
+def test_a_run_that_begins_meanwhile(tmp_path):
+    path = tmp_path / "r.sqlite"
+    with Results(path) as writer, Results(path, readonly=True) as reader:
+        fill(writer)
+        fill(writer, [replace(POINT, trial=1)], seed=1)
+        blocks = reader.blocks(["trial", "host"])
+        found = [*next(blocks).own["trial"]]
+        left = 1 - writer.select("SELECT seed FROM sweeps ORDER BY key LIMIT 1")[0]["seed"]
+        fill(writer, [replace(POINT, trial=2)], seed=left)
+        assert sorted([*found, *(t for block in blocks for t in block.own["trial"])]) == [0, 1, 2]
+
+
 def test_bits_are_not_read_unless_asked(results):
     statements = []
     results._db.set_trace_callback(statements.append)

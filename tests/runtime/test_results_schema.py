@@ -51,6 +51,20 @@ def objects(path):
         return results.select(query)
 
 
+def test_how_a_file_is_kept(tmp_path):
+    with Results(tmp_path / "r.sqlite") as results:
+        fill(results)
+        assert results.select("PRAGMA journal_mode") == [{"journal_mode": "wal"}]
+        assert results.select("PRAGMA synchronous") == [{"synchronous": 2}]
+        for sweep, run in ((9, 1), (1, 9)):
+            with pytest.raises(InputError, match="FOREIGN KEY constraint failed"):
+                results.add_point(sweep, run, replace(POINT, trial=5))
+        with pytest.raises(InputError, match="cannot be opened for writing"):
+            results.select("DELETE FROM points")
+        assert fill(results, [replace(POINT, trial=5)]) == [True]
+        assert len(results) == 2
+
+
 def test_a_reader_changes_nothing_of_an_old_file(old, rows):
     before = old.read_bytes(), old.stat().st_mtime_ns
     with Results(old, readonly=True) as results:
