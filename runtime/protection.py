@@ -263,13 +263,14 @@ def _design(
         alone = runs.run(np.zeros_like(choice.protected), samples, "verify")
     alone_low, alone_high = alone.loss_interval()
     stored = _stored(sites, runs.bits, choice.protected)
-    ways, failed = [], {}
+    ways: list[Means] = []
+    failed: dict[str, str] = {}
     for name in means if choice.bits else (None,):
         try:
             price = cost(stored, runs.rate, name, most_left=_MOST_LEFT)
         except InputError as error:  # at rates near 1 rewriting does not end
             show(f"{name}: {error}")
-            failed[name] = str(error)
+            failed[str(name)] = str(error)
             continue
         lost = 0.0
         if price.left_flips > _MOST_LEFT:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 "use strict";
 // The page is whole without this script: it adds hover, keyboard, sorting, saving, and the live page.
 const one = (selector, root = document) => root.querySelector(selector);

@@ -242,7 +242,7 @@ def test_files_that_are_no_results(tmp_path, capsys):
     with sqlite3.connect(newer) as database:
         database.execute("PRAGMA user_version = 99")
         database.execute("PRAGMA journal_mode = DELETE")
-    assert "schema version 1, got 99" in error(capsys, "fit", newer)
+    assert "version 2 or older, got 99" in error(capsys, "fit", newer)
 
 
 def test_results_that_cannot_be_fitted(tmp_path, capsys):

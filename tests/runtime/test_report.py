@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from report_results import IMAGES, RATES, write
+from report_results import HOSTILE, IMAGES, RATES, page_data, several, write
 
 from noisystore.ortops import InputError
 from noisystore.runtime import report, report_curves, report_html, report_tables
@@ -26,25 +26,6 @@ from noisystore.runtime.report_tables import commands
 from noisystore.runtime.report_views import views_of
 from noisystore.runtime.results import Results
 from noisystore.runtime.rram_rates import accuracy_interval
-
-HOSTILE = "<script>alert(1)</script>\"'&\u2028\u202e\x1b]\x00 " + "x" * 300
-
-
-def several(path):
-    """Two networks in two formats, one with a mask, one board more, two seeds."""
-    for i, name in enumerate(("a-float32.onnx", "a-float16.onnx", "b-float32.onnx")):
-        said = {"model": name, "storage_format": name[2:9]}
-        write(path, -5 - i / 4, description=said, model_sha256=name)
-    first = {"model": "a-float32.onnx"}
-    write(path, -5, description=first, model_sha256="a-float32.onnx", seed=1)
-    mask = {**first, "mask_name": "exponent"}
-    write(path, -4, description=mask, model_sha256="a-float32.onnx", bit_mask="0x7f800000")
-    write(path, -5, description=first, model_sha256="a-float32.onnx", machine="aarch64")
-    return path
-
-
-def page_data(text):
-    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
 
 
 def test_curves_are_those_of_fit(tmp_path):
@@ -286,89 +267,6 @@ def test_commands_measure_the_same_again(tmp_path):
         args = build_parser().parse_args(shlex.split(line)[1:])
         assert [p01 for p01, _ in parse_rates(args.rates)] == list(RATES)
         assert (args.trials, args.images, args.batch_size) == (3, IMAGES, 100)
-
-
-def write_map(path, midpoints=(1e-5, 1e-3), mask="msb:1", name="conv"):
-    def entry(site, mask, midpoint):
-        bound = None if midpoint else "above"
-        interval = [midpoint * 0.9, midpoint * 1.1] if midpoint else None
-        return {
-            **{"site": site, "mask": mask, "midpoint": midpoint, "bound": bound},
-            **{"limit": 0.5 if bound else None, "half_level": midpoint, "interval": interval},
-            **{"sigma": 0.3, "sigma_interval": [0.2, 0.4], "clean_accuracy": 0.85},
-            **{"chance_accuracy": 0.1, "clean_images": 100, "confidence": 0.95},
-            **{"precision": 0.1, "inferences": 1000, "seconds": 1.0, "reason": "done"},
-        }
-
-    entries = [entry(None, "all", midpoints[0]), entry(0, "all", midpoints[0])]
-    entries += [entry(None, mask, midpoints[1]), entry(0, mask, midpoints[1])]
-    entries += [entry(None, "msb:9", None), entry(0, "msb:9", None)]
-    record = {
-        "noisystore_sensitivity": 1,
-        "settings": {"model": "m.onnx", "data": "digits", "images": 10, "precision": 0.15},
-        "sites": [{"site": 0, "name": name, "format": "float32", "kind": "layer", "elements": 4}],
-        "entries": entries,
-    }
-    path.write_text(json.dumps(record))
-    return path
-
-
-def test_sensitivity_map(tmp_path):
-    page = tmp_path / "r.html"
-    found = write_map(tmp_path / "map.json", name=HOSTILE)
-    write_report(write(tmp_path / "r.sqlite"), page, sensitivity=[found])
-    text = page.read_text()
-    assert 'class="q0"' in text
-    assert 'class="q9"' in text
-    assert "msb:1<br>exponent" in text
-    assert "msb:9" not in text.split('id="data"')[0]
-    assert "columns without any drop left out: 1" in text
-    rows = page_data(text)["csv"]["sensitivity-1"]
-    assert len(rows) == 7
-    assert rows[1][3] == 1e-5
-
-
-def test_protection(tmp_path, model_path, small_npz, ok):
-    found, page = tmp_path / "protection.json", tmp_path / "r.html"
-    words = ("--rate", "1e-2", "--target", "90%", "--mitigate", "none", "--images", 200)
-    protected = ok("protect", model_path, "--data", f"npz:{small_npz}", *words, "-o", found)
-    write_report(write(tmp_path / "r.sqlite"), page, protection=[found])
-    text = page.read_text()
-    head, *rows = page_data(text)["csv"]["protection-1"]
-    (design,) = protected["designs"]
-    assert [row[head.index("means")] for row in rows] == [m["means"] for m in design["means"]]
-    assert [row[head.index("area_f2_to")] for row in rows] == [
-        means["area_f2"][1] for means in design["means"]
-    ]
-    assert {row[head.index("target")] for row in rows} == {design["target"]}
-    assert f'data-v="{design["bits"]}"' in text
-    assert "bit error rate 0.01, target 90%" in text
-
-
-@pytest.mark.parametrize("content", [b"no", b"[]", b'{"rate": [1], "designs": [{}]}', b'{"a": 1}'])
-def test_bad_protection_files(tmp_path, error, content):
-    results, bad, page = write(tmp_path / "r.sqlite"), tmp_path / "bad.json", tmp_path / "r.html"
-    bad.write_bytes(content)
-    said = error("report", results, "--protection", bad, "-o", page)
-    assert "expected a file of `noisystore protect -o`" in said
-    assert not page.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"not json", "no JSON"),
-        (b"[]", "no settings and sites"),
-        (b'{"sites": [], "settings": {"precision": 0.1}}', 'no "noisystore_sensitivity": 1'),
-        (None, "cannot be read"),
-    ],
-)
-def test_bad_sensitivity_files(tmp_path, error, content, says):
-    results, bad, page = write(tmp_path / "r.sqlite"), tmp_path / "bad.json", tmp_path / "r.html"
-    if content is not None:
-        bad.write_bytes(content)
-    assert says in error("report", results, "--sensitivity", bad, "-o", page)
-    assert not page.exists()
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, error):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import socket
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -24,8 +25,7 @@ from browser import (
     requests,
     text,
 )
-from report_results import IMAGES, RATES, write
-from test_report import HOSTILE, several, write_map
+from report_results import HOSTILE, IMAGES, RATES, several, write, write_map
 
 from noisystore.runtime.report import write_report
 from noisystore.runtime.report_curves import read_curves
@@ -308,3 +308,21 @@ def test_without_scripts_it_is_still_a_page(browser):
         assert not any(button.is_displayed() for button in buttons)
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_policy_holds_even_where_markup_got_in(driver, folder, pages):
+    page = (folder / "r.html").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"
+        bad = f"<script>document.title = 'bad'</script><img src='{address}'>"
+        bad += "<style>body { display: none }</style><p id='mine' style='color: red'>text</p>"
+        (folder / "bad.html").write_text(page.replace('<main id="main"', bad + '<main id="main"'))
+        driver.get((folder / "bad.html").as_uri())
+        assert driver.title.startswith("Bit errors and accuracy")
+        assert driver.find_element("id", "main").is_displayed()
+        assert "255, 0, 0" not in driver.find_element("id", "mine").value_of_css_property("color")
+        assert sum("Content Security Policy" in line for line in complaints(driver)) == 4
+        with pytest.raises(TimeoutError):
+            server.accept()
+    requests(driver)
