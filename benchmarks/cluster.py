@@ -3,7 +3,8 @@
 
 Efficiency: whole sweeps of VGG-A (random weights and images, unless a model and data are given)
 with two workers of one thread against one such worker and against this process alone, in turn;
-medians of the ratios. Cost: points in which no bit flips, so that all of the time is spent on
+medians of the ratios; and the share of two workers' time in which they measure, which other work
+on the machine hardly changes. Cost: points in which no bit flips, so that all of the time is spent on
 handling them; processor time of client and scheduler, of which each is one process.
 """
 
@@ -111,11 +112,12 @@ def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     for number in (1, 2):
         (folder / str(number)).mkdir()
         clusters[number] = Machines(folder / str(number), number)
-    points, stored, ready = 0, folder / "ready.sqlite", []
+    points, stored = 0, folder / "ready.sqlite"
+    ready, busy = [], []
     for _ in range(args.rounds):
         for number, spent in found.items():
             begin = time.perf_counter()
-            points = sweep(
+            result = sweep(
                 args.model,
                 args.data,
                 split.RATES,
@@ -125,8 +127,11 @@ def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, float]:
                 workers=1,
                 cluster=clusters[number].address if number else None,
                 progress=False,
-            ).rows
+            )
             spent.append(time.perf_counter() - begin)
+            points = result.rows
+            if number == 2:
+                busy.append(sum(p["seconds"] for p in result.points) / number / spent[-1])
             print(f"{number} workers: {spent[-1]:.2f} s", file=sys.stderr)
         for _ in range(2):  # The second has nothing to measure.
             begin = time.perf_counter()
@@ -152,6 +157,7 @@ def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, float]:
         "seconds_1_worker": median(found[1]),
         "seconds_2_workers": median(found[2]),
         "1_worker_to_here": median(a / b for a, b in zip(found[0], found[1], strict=True)),
+        "2_workers_busy": median(busy),
         "2_workers_to_1": median(a / b / 2 for a, b in zip(found[1], found[2], strict=True)),
         "2_workers_to_here": median(a / b / 2 for a, b in zip(found[0], found[2], strict=True)),
     }

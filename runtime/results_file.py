@@ -38,7 +38,7 @@ def check_file(path: Path, readonly: bool) -> None:
         header = b""
     except OSError as error:
         raise InputError(f"results file {path}: cannot be read: {error.strerror}") from None
-    if not header:
+    if not header or _unfinished(path, header):
         if readonly:
             raise InputError(f"results file {path}: expected measured points, got no such file")
         if not path.parent.is_dir():
@@ -56,6 +56,13 @@ def check_file(path: Path, readonly: bool) -> None:
             "database; it was left as it is"
         )
     _check_version(path, version)
+
+
+def _unfinished(path: Path, header: bytes) -> bool:
+    """Return whether the power was lost while the file was made, which SQLite then takes back."""
+    journal = Path(f"{path}-journal")
+    nothing = len(header) < 100 or not header.strip(b"\0")
+    return nothing and journal.is_file() and journal.stat().st_size > 0
 
 
 def _check_version(path: Path, version: int) -> None:

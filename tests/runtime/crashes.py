@@ -148,7 +148,7 @@ def without_power(arguments: list[str], path: Path, times: int, seed: int) -> di
     lost = reported = empty = 0
     copy = path.with_name("copy.sqlite")
     for moment in range(times):
-        if moment % 20 == 0:
+        if moment % 10 == 0:
             for old in path.parent.glob(f"{path.name}*"):
                 old.unlink()
             process, known = Sweep(arguments, checkpoint=rng.choice((5, 30, 1000))), set()
@@ -159,7 +159,7 @@ def without_power(arguments: list[str], path: Path, times: int, seed: int) -> di
         while reports := process.reports(0):
             known |= {(rates, int(n)) for what, rates, n in reports if what == "stored"}
         power_loss(path, copy, rng)
-        if moment % 20 == 19:
+        if moment % 10 == 9:
             process.end(signal.SIGKILL)
             reported += len(known)
         else:

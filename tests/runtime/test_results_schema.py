@@ -18,7 +18,7 @@ from results_files import DESCRIPTION, ENVIRONMENT, IDENTITY, POINT, fill, make_
 
 from noisystore.ortops import InputError
 from noisystore.runtime.results import Results, results_rows
-from noisystore.runtime.results_schema import SCHEMA_VERSION
+from noisystore.runtime.results_schema import SCHEMA_VERSION, create_schema
 
 PAGE = Path(__file__).parents[2] / "docs/results.md"
 POINTS = [
@@ -63,6 +63,31 @@ def test_how_a_file_is_kept(tmp_path):
             results.select("DELETE FROM points")
         assert fill(results, [replace(POINT, trial=5)]) == [True]
         assert len(results) == 2
+
+
+@pytest.mark.parametrize("size", [40, 4096, 9000])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_power_lost_while_the_file_is_made(tmp_path, size, zeros):
+    """Of the file anything may be on the disk; its journal is there before, and says: nothing."""
+    made, path = tmp_path / "made.sqlite", tmp_path / "r.sqlite"
+    database = sqlite3.connect(made, isolation_level=None)
+    database.execute("PRAGMA cache_size = 1")
+    database.execute("BEGIN IMMEDIATE")
+    create_schema(database)
+    database.execute("CREATE TABLE filler AS SELECT zeroblob(100000)")
+    written = made.read_bytes()[:size]
+    assert len(written) == size
+    path.write_bytes(bytes(size) if zeros else written)
+    journal = Path(f"{made}-journal").read_bytes()
+    Path(f"{path}-journal").write_bytes(journal)
+    database.close()
+    with pytest.raises(InputError, match=r"results file .*r\.sqlite: expected"):
+        Results(path, readonly=True)
+    Path(f"{path}-journal").write_bytes(journal)
+    with Results(path) as results:
+        assert fill(results) == [True]
+    assert len(results_rows(path)) == 1
+    assert sorted(os.listdir(tmp_path)) == ["made.sqlite", "r.sqlite"]
 
 
 def test_a_reader_changes_nothing_of_an_old_file(old, rows):
