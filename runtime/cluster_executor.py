@@ -9,7 +9,7 @@ import queue as queues
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from ..ortops.errors import InputError
@@ -101,7 +101,7 @@ class ClusterExecutor:
             )
         self._roster.accepted = self._accepted
 
-    def run(self, queue: Queue, tick: Callable[[int], None]) -> Iterator[Outcome]:
+    def run(self, queue: Queue, tick: Callable[[int], None]) -> Generator[Outcome, None, None]:
         """See `Executor.run`. Points that are still measured when it is left are cancelled.
 
         Raises

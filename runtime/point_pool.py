@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -52,7 +52,7 @@ class Here:
         self._evaluator, self._noise = evaluator, noise
         self.kinds: list[Kind] = [kind_of(evaluator.session)]
 
-    def run(self, queue: Queue, tick: Callable[[int], None]) -> Iterator[Outcome]:
+    def run(self, queue: Queue, tick: Callable[[int], None]) -> Generator[Outcome, None, None]:
         """See `Executor.run`."""
         while (task := queue.take()) is not None:
             yield measure(self._evaluator, self._noise, task, tick)
@@ -89,7 +89,7 @@ class Processes:
                 "import, not one that was made inside another: use workers=1"
             ) from None
 
-    def run(self, queue: Queue, tick: Callable[[int], None]) -> Iterator[Outcome]:
+    def run(self, queue: Queue, tick: Callable[[int], None]) -> Generator[Outcome, None, None]:
         """See `Executor.run`. Processes that are still at work when it is left are killed."""
         others = set(multiprocessing.active_children())
         # Not fork: ONNX Runtime's threads do not survive it.
@@ -135,7 +135,7 @@ class Spread:
         self._here, self._processes = here, processes
         self.kinds = here.kinds
 
-    def run(self, queue: Queue, tick: Callable[[int], None]) -> Iterator[Outcome]:
+    def run(self, queue: Queue, tick: Callable[[int], None]) -> Generator[Outcome, None, None]:
         """See `Executor.run`."""
         start = time.perf_counter()
         for measured, outcome in enumerate(self._here.run(queue, tick), 1):

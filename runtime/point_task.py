@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,7 +120,7 @@ class Executor(Protocol):
     kinds: list[Kind]
     each: bool
 
-    def run(self, queue: Queue, tick: Callable[[int], None]) -> Iterator[Outcome]:
+    def run(self, queue: Queue, tick: Callable[[int], None]) -> Generator[Outcome, None, None]:
         """Measure all tasks of the queue; yield their outcomes in any order.
 
         It ends when an outcome of each task was yielded and the queue is empty. Left before, it

@@ -81,7 +81,11 @@ class SweepRecord:
         }
         self.key = sweep_key(self._identity)
         self.skipped = 0
-        self._id, self.clean = store.find_sweep(self._identity) or (0, None)
+        self._id = 0
+        self.clean: Scores | None = None
+        found = store.find_sweep(self._identity)
+        if found is not None:
+            self._id, self.clean = found
         self._runs: dict[str, int] = {}
         self._early: list[Outcome] = []
 
