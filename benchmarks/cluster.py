@@ -3,9 +3,9 @@
 
 Efficiency: whole sweeps of VGG-A (random weights and images, unless a model and data are given)
 with two workers of one thread against one such worker and against this process alone, in turn;
-medians of the ratios; and the share of two workers' time in which they measure, which other work
-on the machine hardly changes. Cost: points in which no bit flips, so that all of the time is spent on
-handling them; processor time of client and scheduler, of which each is one process.
+medians of the ratios; and the share of two workers' time that is spent in ONNX Runtime, which other
+work on the machine hardly changes. Cost: points in which no bit flips, so that all of the time is
+spent on handling them; processor time of client and scheduler, of which each is one process.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, float]:
             spent.append(time.perf_counter() - begin)
             points = result.rows
             if number == 2:
-                busy.append(sum(p["seconds"] for p in result.points) / number / spent[-1])
+                busy.append(result.run_seconds / number / spent[-1])
             print(f"{number} workers: {spent[-1]:.2f} s", file=sys.stderr)
         for _ in range(2):  # The second has nothing to measure.
             begin = time.perf_counter()

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .midpoint_finder import find_midpoint
     from .midpoint_groups import fit_results
     from .protection import protect
+    from .report import write_report
+    from .results_export import export_points
+    from .results_merge import merge_results
     from .rram import Condition, LogNormal, cheapest_threshold, equal_error_threshold
     from .rram_csv import read_samples
     from .rram_writes import write_check_correct
@@ -31,15 +34,18 @@ __all__ = [
     "Results",
     "cheapest_threshold",
     "equal_error_threshold",
+    "export_points",
     "find_midpoint",
     "fit_midpoint",
     "fit_results",
+    "merge_results",
     "protect",
     "read_samples",
     "sensitivity",
     "site_rates",
     "sweep",
     "write_check_correct",
+    "write_report",
 ]
 
 # Boards start slowly: SciPy is imported by what needs it, as is ONNX Runtime.
@@ -49,12 +55,15 @@ _LATER = {
     "Points": "midpoint",
     "cheapest_threshold": "rram",
     "equal_error_threshold": "rram",
+    "export_points": "results_export",
     "find_midpoint": "midpoint_finder",
     "fit_midpoint": "midpoint",
     "fit_results": "midpoint_groups",
+    "merge_results": "results_merge",
     "protect": "protection",
     "read_samples": "rram_csv",
     "write_check_correct": "rram_writes",
+    "write_report": "report",
 }
 
 

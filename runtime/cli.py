@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..ortops.errors import InputError
+from . import run_log
 
-#: Commands in the order of the help page; each is a module of `commands`.
+#: Commands in the order of the help page; each is a module of `commands`, which is `LONG` where it
+#: has a log.
 COMMANDS = (
     "demo",
     "train",
@@ -109,12 +111,14 @@ def build_parser() -> Parser:
             epilog=f"example:\n  {command.EXAMPLE}",
         )
         command.add_arguments(sub)
+        if getattr(command, "LONG", False):
+            run_log.add_log(sub)
         sub.add_argument(
             "--json",
             action="store_true",
             help="print the result as JSON on standard output, progress on standard error",
         )
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, long=getattr(command, "LONG", False))
     return parser
 
 
@@ -138,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.parse_args(argv, namespace=args)
         if getattr(args, "run", None) is None:
             parser.error("expected a command")
-        status = int(args.run(args))
+        status = _run_long(args) if args.long else int(args.run(args))
         sys.stdout.flush()
         return status
     except SystemExit as done:
@@ -159,6 +163,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{where}{reason}", EXIT_BAD_INPUT)
     except MemoryError:
         return _fail("out of memory: fewer images at a time may do (--batch-size)", EXIT_BAD_INPUT)
+
+
+def _run_long(args: argparse.Namespace) -> int:
+    """Run a command that may take hours: it has a log, and outlives its terminal."""
+    options = {k: v for k, v in vars(args).items() if k not in ("command", "run", "long")}
+    for name, value in options.items():
+        if name != "log" and isinstance(value, str) and value == args.log:
+            raise InputError(f"log {value}: expected a file of its own, got that of --{name}")
+    with run_log.long_run(args.log, args.command, options):
+        return int(args.run(args))
 
 
 def _drop_output() -> None:

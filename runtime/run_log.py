@@ -132,7 +132,7 @@ def _logged(
         LOGGER.info("end: done after %.1f s", time.monotonic() - begin)
     except KeyboardInterrupt as error:
         number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
-        text = str(error) or "interrupted before the first point"
+        text = str(error) or "interrupted"
         LOGGER.error("end: %s: %s", signal.Signals(number).name, text)
         raise
     except (InputError, OSError) as error:

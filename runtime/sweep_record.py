@@ -11,6 +11,7 @@ import numpy as np
 
 from ..ortops import noise_inputs
 from .evaluate import Evaluator
+from .metrics import Scores
 from .point_task import Kind, Outcome, SweepNoise
 from .rates import noise_seed
 from .results import Point, Results, pack_bits, rates_key, sweep_key

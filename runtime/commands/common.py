@@ -279,7 +279,10 @@ def print_json(value: Any) -> None:
 
 
 def progress(text: str) -> None:
-    """Print a line of progress on standard error."""
+    """Print a line of progress on standard error, and log it."""
+    from ..run_log import LOGGER
+
+    LOGGER.info("%s", text)
     print(text, file=sys.stderr, flush=True)
 
 

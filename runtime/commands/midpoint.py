@@ -22,6 +22,7 @@ from .noise_options import (
     joined,
 )
 
+LONG = True
 HELP = "find the midpoint noise level without a sweep"
 DESCRIPTION = """\
 Find the bit error rate at which accuracy is half way between clean and chance (paper, eq. 2), to

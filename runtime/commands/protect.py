@@ -25,6 +25,7 @@ from .noise_options import (
     joined,
 )
 
+LONG = True
 HELP = "find the cheapest protection that holds an accuracy at a rate"
 DESCRIPTION = """\
 Find which bits of which sites to protect so that a network holds an accuracy at a bit error rate,

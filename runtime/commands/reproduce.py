@@ -9,6 +9,7 @@ from ...ortops.errors import InputError
 from .common import positive, print_json, progress, require, seed, table
 from .export import EXPORT_MODULES
 
+LONG = True
 HELP = "run the paper's experiments, and set the results beside its figures"
 DESCRIPTION = """\
 Run experiments of Emonds, Xi and Fröning (2024) again: sweeps of VGGs with noise at the output of

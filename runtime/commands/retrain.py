@@ -28,6 +28,7 @@ from .training_options import (
 if TYPE_CHECKING:
     from ...export import TrainingNoise
 
+LONG = True
 HELP = "train given weights further, with noise in the forward pass"
 DESCRIPTION = f"""\
 Re-train a network with noise (paper, appendix A.2) and print its accuracy before and after, clean

@@ -16,6 +16,7 @@ from .common import (
 )
 from .noise_options import add_model_and_data, add_run_options, joined
 
+LONG = True
 HELP = "which layer and which bit is sensitive: midpoints of each alone"
 DESCRIPTION = """\
 Find the midpoint noise level of each site alone, and of each bit position alone: the lowest are

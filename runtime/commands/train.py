@@ -28,6 +28,7 @@ from .training_options import (
 if TYPE_CHECKING:
     from ...export import TrainingNoise
 
+LONG = True
 HELP = "train a VGG on the digits or CIFAR-10, clean or noisy"
 DESCRIPTION = f"""\
 Train a VGG with batch normalisation and print the clean accuracy that it reaches on the test

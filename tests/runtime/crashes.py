@@ -78,6 +78,10 @@ def _report(writer: int, checkpoint: int | None) -> None:
     Results.add_point, Results.__init__ = add_point, init
 
 
+def _stored(reports: list[list[str]]) -> set[Point]:
+    return {(rates, int(trial)) for what, rates, trial in reports if what == "stored"}
+
+
 def stored_in(path: Path) -> set[Point]:
     """Return the points in a file, which has to be sound."""
     with Results(path) as results:
@@ -102,7 +106,7 @@ def killed(arguments: list[str], path: Path, times: int, seed: int) -> dict[str,
             time.sleep(rng.uniform(0, 0.15))
         else:
             wanted = rng.randrange(1, 30)
-            until = time.monotonic() + 1
+            until = time.monotonic() + 20
             while len(new) < wanted and time.monotonic() < until:
                 new += process.reports(0.05)
             time.sleep(rng.uniform(0, 0.005))
@@ -110,7 +114,7 @@ def killed(arguments: list[str], path: Path, times: int, seed: int) -> dict[str,
         repeated += sum(
             (rates, int(trial)) in known for what, rates, trial in new if what == "measured"
         )
-        reported = {(rates, int(trial)) for what, rates, trial in new if what == "stored"}
+        reported = _stored(new)
         empty += not reported
         known |= reported
         if path.exists():
@@ -152,12 +156,14 @@ def without_power(arguments: list[str], path: Path, times: int, seed: int) -> di
             for old in path.parent.glob(f"{path.name}*"):
                 old.unlink()
             process, known = Sweep(arguments, checkpoint=rng.choice((5, 30, 1000))), set()
+            if moment % 20 == 0:
+                known |= _stored(process.reports(20))
         time.sleep(rng.uniform(0, 0.04))
         os.kill(process.pid, signal.SIGSTOP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), "the sweep was over too soon"
         while reports := process.reports(0):
-            known |= {(rates, int(n)) for what, rates, n in reports if what == "stored"}
+            known |= _stored(reports)
         power_loss(path, copy, rng)
         if moment % 10 == 9:
             process.end(signal.SIGKILL)
