@@ -130,7 +130,7 @@ def test_a_signal_before_the_first_point(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert lines(log)[-1] == "ERROR end: SIGTERM: interrupted before the first point"
+    assert lines(log)[-1] == "ERROR end: SIGTERM: interrupted"
 
 
 @pytest.mark.parametrize("with_log", [True, False])
@@ -216,3 +216,24 @@ def test_a_log_that_may_not_be_read(tmp_path):
     log.touch(mode=0o000)
     with pytest.raises(InputError, match="cannot be read"):
         check_log(log)
+
+
+@pytest.mark.parametrize(
+    "command", ["midpoint", "sensitivity", "protect", "reproduce", "train", "retrain", "sweep"]
+)
+def test_long_commands_have_a_log(command, tmp_path, capsys):
+    assert main([command, "--help"]) == 0
+    assert "--log FILE.log" in capsys.readouterr().out
+
+
+def test_the_log_of_another_long_command(model_path, small_npz, tmp_path, ok, error):
+    log = tmp_path / "run.log"
+    words = ["midpoint", model_path, "--data", f"npz:{small_npz}", "--precision", "50%"]
+    found = ok(*words, "--log", log)
+    assert found["midpoint"] > 0
+    assert lines(log)[0].startswith("INFO start: noisystore midpoint {")
+    assert any(line.startswith("INFO midpoint ") for line in lines(log))
+    assert lines(log)[-1].startswith("INFO end: done after")
+    message = error(*words, "--log", model_path)
+    assert f"log {model_path}: expected a file of its own, got that of --model" in message
+    assert "expected a log of noisystore" in error(*words, "--log", small_npz)
