@@ -3,8 +3,8 @@
 
 Efficiency: whole sweeps of VGG-A (random weights and images, unless a model and data are given)
 with two workers of one thread against one such worker and against this process alone, in turn;
-medians of the ratios; and the share of two workers' time that is spent in ONNX Runtime, which other
-work on the machine hardly changes. Cost: points in which no bit flips, so that all of the time is
+and the share of two workers' time that is spent in ONNX Runtime, which other work on the machine
+hardly changes. Cost: points in which no bit flips, so that all of the time is
 spent on handling them; processor time of client and scheduler, of which each is one process.
 """
 
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -72,6 +71,12 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def machine_seconds() -> float:
+    """Return the processor time of all processes so far."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a narrow network, few rounds")
@@ -101,65 +106,66 @@ def main() -> None:
         print(json.dumps(result, indent=1))
         return
     for part in ("efficiency", "cost"):
-        rows = [[name, f"{value:.4g}"] for name, value in result[part].items()]
+        rows = [[n, f"{v:.4g}"] for n, v in result[part].items() if not isinstance(v, list)]
         print(table([part, ""], rows))
 
 
-def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Time whole sweeps, connecting and the sending of the model included."""
-    found: dict[int, list[float]] = {0: [], 1: [], 2: []}
-    clusters = {}
+def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Time whole sweeps, connecting and the sending of the model included.
+
+    The figures are those of the round in which other processes of the machine did least.
+    """
+    clusters: dict[int, Any] = {0: None}
     for number in (1, 2):
         (folder / str(number)).mkdir()
         clusters[number] = Machines(folder / str(number), number)
-    points, stored = 0, folder / "ready.sqlite"
-    ready, busy = [], []
+    own = [os.getpid()]
+    own += [process.pid for number in (1, 2) for process in clusters[number].processes]
+
+    def timed(number: int, rates: Any, trials: int, results: Path | None) -> dict[str, float]:
+        before = machine_seconds(), sum(map(cpu_seconds, own))
+        begin = time.perf_counter()
+        found = sweep(
+            args.model,
+            args.data,
+            rates,
+            trials=trials,
+            images=args.images,
+            threads=1,
+            workers=1,
+            cluster=clusters[number].address if number else None,
+            results=results,
+            progress=False,
+        )
+        seconds = time.perf_counter() - begin
+        others = machine_seconds() - before[0] - (sum(map(cpu_seconds, own)) - before[1])
+        return {
+            "workers": number,
+            "points": found.rows,
+            "seconds": seconds,
+            "run_seconds": found.run_seconds,
+            "cores_of_others": others / seconds,
+        }
+
+    rounds = []
     for _ in range(args.rounds):
-        for number, spent in found.items():
-            begin = time.perf_counter()
-            result = sweep(
-                args.model,
-                args.data,
-                split.RATES,
-                trials=2 if args.quick else args.trials,
-                images=args.images,
-                threads=1,
-                workers=1,
-                cluster=clusters[number].address if number else None,
-                progress=False,
-            )
-            spent.append(time.perf_counter() - begin)
-            points = result.rows
-            if number == 2:
-                busy.append(result.run_seconds / number / spent[-1])
-            print(f"{number} workers: {spent[-1]:.2f} s", file=sys.stderr)
-        for _ in range(2):  # The second has nothing to measure.
-            begin = time.perf_counter()
-            sweep(
-                args.model,
-                args.data,
-                1e-18,
-                trials=1,
-                images=args.images,
-                threads=1,
-                cluster=clusters[2].address,
-                progress=False,
-                results=stored,
-            )
-        ready.append(time.perf_counter() - begin)
-    for cluster in clusters.values():
-        cluster.close()
+        trials = 2 if args.quick else args.trials
+        rounds.append([timed(number, split.RATES, trials, None) for number in clusters])
+        print(*(f"{row['seconds']:.1f} s" for row in rounds[-1]), file=sys.stderr)
+    # The second time there is nothing to measure.
+    ready = [timed(2, 1e-18, 1, folder / "ready.sqlite") for _ in range(2)][1]
+    for number in (1, 2):
+        clusters[number].close()
+    here, one, two = min(rounds, key=lambda rows: max(r["cores_of_others"] for r in rows))
     return {
-        "points": points,
+        "points": here["points"],
         "model_bytes": Path(args.model).stat().st_size,
-        "seconds_until_2_workers_are_ready": median(ready),
-        "seconds_here": median(found[0]),
-        "seconds_1_worker": median(found[1]),
-        "seconds_2_workers": median(found[2]),
-        "1_worker_to_here": median(a / b for a, b in zip(found[0], found[1], strict=True)),
-        "2_workers_busy": median(busy),
-        "2_workers_to_1": median(a / b / 2 for a, b in zip(found[1], found[2], strict=True)),
-        "2_workers_to_here": median(a / b / 2 for a, b in zip(found[0], found[2], strict=True)),
+        "seconds_until_2_workers_are_ready": ready["seconds"],
+        "1_worker_to_here": here["seconds"] / one["seconds"],
+        "2_workers_to_1": one["seconds"] / two["seconds"] / 2,
+        "2_workers_to_here": here["seconds"] / two["seconds"] / 2,
+        "2_workers_in_onnxruntime": two["run_seconds"] / two["seconds"] / 2,
+        "rounds": rounds,
     }
 
 

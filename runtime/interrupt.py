@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+#: Seconds after a signal in which further ones are ignored, so that it can be said what is kept.
+GRACE_SECONDS = 5.0
+_stopped = -math.inf
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,16 +32,32 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, so that the last transaction ends properly."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM interrupt as Ctrl-C does, and either only once in `GRACE_SECONDS`.
+
+    Then the last transaction ends properly, also where an impatient user presses Ctrl-C again.
+    """
+    global _stopped
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is _stop:
         yield
         return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("", number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
+    _stopped = -math.inf
+    previous = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    # Others ignore it (a shell's background jobs), or have a handler of their own.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        previous[signal.SIGINT] = signal.default_int_handler
+    for number in previous:
+        signal.signal(number, _stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopped
+    now = time.monotonic()
+    if now - _stopped > GRACE_SECONDS:
+        _stopped = now
+        raise Interrupted("", number)

@@ -92,7 +92,7 @@ class LivePage:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(
                 f"live page: cannot listen at {self._host}:{self._port} ({reason}): choose "
-                "another --live-port (0: any that is free)"
+                "another --live-port (0: any that is free) or --live-host"
             ) from None
         threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True

@@ -14,7 +14,7 @@ from ..ortops.errors import InputError
 from .progress import clock
 from .report import Paths, read_all, summary, title_of
 from .report_curves import Known
-from .report_html import content, page
+from .report_html import content, links, page
 from .results import Results, rates_key
 from .sites import one_line, printable
 
@@ -73,6 +73,7 @@ class LiveState:
             state = {"known": str(self._version), "ended": self._ended, **self._progress}
             if known != state["known"]:
                 state |= {"main": self._content.main, "data": self._content.data}
+                state |= {"about": self._about, "links": links(self._content)}
             return state
 
     def end(self) -> None:

@@ -72,7 +72,7 @@ class Scores:
         InputError
             The bytes are damaged.
         """
-        arrays = read_arrays(io.BytesIO(blob), _TYPES)
+        arrays = read_arrays(io.BytesIO(blob), _TYPES, 8 * samples)
         for name, array in arrays.items():
             if array.dtype != _TYPES[name] or array.shape != (samples,):
                 raise InputError(

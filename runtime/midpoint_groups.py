@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from ..ortops.errors import InputError
 from .midpoint import Fit, Points, check_options, fit_midpoint
-from .results import Results, results_rows, unpack_bits
+from .results import Results, unpack_bits
 
 # A sweep's identity without its seed: other seeds are further trials of the same curve. Batch size,
 # provider and machine stay, because one seed gives the same flips on all of them, no new trials.
@@ -34,6 +35,10 @@ _GROUP = (
     "noise_model",
     "classes",
     "metric_name",
+)
+_READ = (
+    *(*_GROUP, "seed", "clean_accuracy", "p01", "p10", "trial", "correct", "agreement"),
+    *("correct_bits", "agree_bits", "clean_bits"),
 )
 
 
@@ -103,26 +108,48 @@ def fit_results(
         `fit_midpoint`).
     """
     check_options(axis, confidence)
-    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in results_rows(source):
-        if max(row["p01"], row["p10"]) > 0:
-            key = (*(row[name] for name in _GROUP), _directions(row))
-            grouped.setdefault(key, []).append(row)
-    if not grouped:
-        raise InputError(
-            "results: expected measured points, got none at a rate above 0: run a sweep first"
-        )
     groups, errors = [], []
-    for rows in grouped.values():
+    for rows in _curves(source):
         try:
             groups.append(_fit_group(rows, axis, confidence))
         except InputError as error:
             errors.append(error)
+    if not groups and not errors:
+        raise InputError(
+            "results: expected measured points, got none at a rate above 0: run a sweep first"
+        )
     if not groups:
         raise errors[0]
     for failed in errors:
         warn(f"not fitted: {failed}")
     return groups
+
+
+def _curves(
+    source: Results | str | os.PathLike[str] | Iterable[dict[str, Any]],
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each curve; of a file, those of few curves are in memory at a time."""
+    with ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike)):
+            source = stack.enter_context(Results(source, readonly=True))
+        if not isinstance(source, Results):
+            yield from _grouped(source)
+            return
+        sweeps: dict[tuple[Any, ...], list[str]] = {}
+        for shared in source.sweep_rows():
+            sweeps.setdefault(tuple(shared[name] for name in _GROUP), []).append(shared["sweep"])
+        for keys in sweeps.values():
+            parts = (source.rows(columns=_READ, sweep=key) for key in keys)
+            yield from _grouped(row for part in parts for row in part)
+
+
+def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if max(row["p01"], row["p10"]) > 0:
+            key = (*(row[name] for name in _GROUP), _directions(row))
+            grouped.setdefault(key, []).append(row)
+    yield from grouped.values()
 
 
 def _directions(row: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ _HEADERS = {
 
 
 def read_arrays(
-    source: str | os.PathLike[str] | IO[bytes], names: Iterable[str]
+    source: str | os.PathLike[str] | IO[bytes], names: Iterable[str], most: int | None = None
 ) -> dict[str, npt.NDArray[Any]]:
     """Read the named arrays of a NumPy archive, as far as it holds them.
 
@@ -31,6 +31,8 @@ def read_arrays(
     ----------
     source : path or binary file
     names : iterable of str
+    most : int, optional
+        Bytes that an array may have.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def read_arrays(
         with zipfile.ZipFile(source) as archive:
             infos = {info.filename: info for info in archive.infolist()}
             return {
-                name: _array(archive, infos[f"{name}.npy"], name)
+                name: _array(archive, infos[f"{name}.npy"], name, most)
                 for name in names
                 if f"{name}.npy" in infos
             }
@@ -60,7 +62,9 @@ def read_arrays(
         ) from None
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> npt.NDArray[Any]:
+def _array(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, most: int | None
+) -> npt.NDArray[Any]:
     with archive.open(info) as file:
         read = _HEADERS.get(np.lib.format.read_magic(file))
         if read is None:
@@ -77,6 +81,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> npt.ND
             f"array {name}: expected {size} bytes for shape {list(shape)}, "
             f"got {info.file_size - header}"
         )
+    if most is not None and size > most:
+        raise InputError(f"array {name}: expected at most {most} bytes, got {size} unpacked")
     if size > _memory() // 2:
         raise InputError(
             f"array {name}: expected at most half of the memory, got {size} bytes unpacked"

@@ -7,12 +7,15 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ import numpy as np
 from ..ortops.errors import InputError
 from .dataset import Dataset
 from .evaluate import Evaluator
+from .metrics import Metric
 from .point_task import (
     EvaluatorSource,
     Executor,
@@ -81,17 +85,14 @@ class Processes:
     ) -> None:
         self._source, self._noise, self._workers = source, noise, workers
         self.kinds: list[Kind] = [kind]
-        try:
-            pickle.dumps(source.metric)
-        except Exception:
+        if not _can_be_sent(source.metric):
             raise InputError(
                 "metric: several workers take a function of a module, which other processes can "
-                "import, not one that was made inside another: use workers=1"
-            ) from None
+                "import, not one of a notebook or made inside another: use workers=1"
+            )
 
     def run(self, queue: Queue, tick: Callable[[int], None]) -> Generator[Outcome, None, None]:
         """See `Executor.run`. Processes that are still at work when it is left are killed."""
-        others = set(multiprocessing.active_children())
         # Not fork: ONNX Runtime's threads do not survive it.
         pool = ProcessPoolExecutor(
             max(1, min(self._workers, len(queue))),
@@ -103,7 +104,8 @@ class Processes:
         try:
             while True:
                 while len(waiting) < 2 * self._workers and (task := queue.take()) is not None:
-                    waiting.add(pool.submit(_measure, task))
+                    with _signals_blocked():
+                        waiting.add(pool.submit(_measure, task))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -115,7 +117,8 @@ class Processes:
                 '--workers (in a script: is sweep() called under `if __name__ == "__main__"`?)'
             ) from None
         finally:
-            for process in set(multiprocessing.active_children()) - others:
+            # Those of this pool: another thread may sweep, too.
+            for process in list((pool._processes or {}).values()):
                 process.kill()
             pool.shutdown(cancel_futures=True)
 
@@ -126,12 +129,13 @@ class Spread:
     Parameters
     ----------
     here : Here
-    processes : Processes
+    processes : callable
+        From the most processes that there may be to `Processes`.
     """
 
     each = False
 
-    def __init__(self, here: Here, processes: Processes) -> None:
+    def __init__(self, here: Here, processes: Callable[[int], Processes]) -> None:
         self._here, self._processes = here, processes
         self.kinds = here.kinds
 
@@ -144,7 +148,9 @@ class Spread:
             if spent > SPREAD_AFTER and len(queue) * spent / measured > SPREAD_FOR:
                 break
         if len(queue):
-            yield from self._processes.run(queue, tick)
+            fit = processes_that_fit()
+            executor = self._processes(fit) if fit > 1 else self._here
+            yield from executor.run(queue, tick)
 
 
 def local_executor(
@@ -175,9 +181,11 @@ def local_executor(
         raise InputError(f'workers: expected a positive integer or "auto", got {workers!r}')
     session = evaluator.session
     here = Here(evaluator, noise)
-    number, each = split_cores(None if workers == "auto" else int(workers), threads)
     auto = workers == "auto"
-    if number == 1 or (auto and session.provider != "CPUExecutionProvider"):
+    number, each = split_cores(None if auto else int(workers), threads)
+    if number == 1:
+        return here
+    if auto and (session.provider != "CPUExecutionProvider" or not _can_be_sent(evaluator.metric)):
         return here
     source = EvaluatorSource(
         model=str(session.path),
@@ -191,8 +199,12 @@ def local_executor(
         batch_size=evaluator.batch_size,
         metric=evaluator.metric,
     )
-    processes = Processes(source, noise, number, kind_of(session))
-    return Spread(here, processes) if auto else processes
+
+    def processes(most: int) -> Processes:
+        few, each = split_cores(min(number, most), threads)
+        return Processes(replace(source, threads=each), noise, few, kind_of(session))
+
+    return Spread(here, processes) if auto else processes(number)
 
 
 def available_cores() -> int:
@@ -221,6 +233,55 @@ def split_cores(workers: int | None, threads: int | None) -> tuple[int, int]:
     return workers, threads or max(1, cores // workers)
 
 
+def processes_that_fit() -> int:
+    """Return how many processes as large as this one the free memory holds."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        free = 1024 * _entry(Path("/proc/meminfo"), "MemAvailable:")
+    except (OSError, ValueError):
+        return sys.maxsize
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        # Cached files make way.
+        free = min(free, most - used + _entry(group / "memory.stat", "inactive_file"))
+    except (OSError, ValueError):  # No container, or one without a limit.
+        pass
+    return max(0, free) // (pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _entry(path: Path, name: str) -> int:
+    """Return a number of a file of lines "name number ...". ValueError: there is none."""
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name} "):
+            return int(line.split()[1])
+    raise ValueError(name)
+
+
+def _can_be_sent(metric: Metric | None) -> bool:
+    """Return whether another process can be given a metric."""
+    if getattr(metric, "__module__", "") == "__main__" and not hasattr(
+        sys.modules["__main__"], "__file__"
+    ):
+        return False  # Of a notebook: it can be pickled, but found by no other process.
+    try:
+        pickle.dumps(metric)
+    except Exception:
+        return False
+    return True
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let processes that start now never have Ctrl-C and SIGTERM, which are their parent's."""
+    resource_tracker.ensure_running()  # It would unblock them.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 _evaluator: Evaluator
 _noise: SweepNoise
 _failed: InputError | None = None
@@ -229,8 +290,7 @@ _failed: InputError | None = None
 def _start(source: EvaluatorSource, noise: SweepNoise) -> None:
     """Make a worker process ready; what fails is told by its first task."""
     global _evaluator, _noise, _failed
-    # Ctrl-C is the parent's to handle; without a parent there is nothing to live for.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Without a parent there is nothing to live for.
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()

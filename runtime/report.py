@@ -51,8 +51,13 @@ def read_all(
     Raises
     ------
     InputError
-        A file cannot be read, or a bad option.
+        A file cannot be read or is given twice, or a bad option.
     """
+    distinct: set[Path] = set()
+    for path in results:
+        if Path(path).resolve() in distinct:
+            raise InputError(f"results file {os.fspath(path)}: expected each file once, got it twice")
+        distinct.add(Path(path).resolve())
     curves = [
         curve
         for path in results
@@ -111,9 +116,16 @@ def write_report(
     Raises
     ------
     InputError
-        A file cannot be read, holds no points, or cannot be written. Then the page is not written.
+        A file cannot be read, holds no points, or cannot be written, or `output` is one of those
+        that are read. Then the page is not written.
     """
     paths = [results] if isinstance(results, (str, os.PathLike)) else list(results)
+    for path in (*paths, *sensitivity, *protection):
+        if output is not None and Path(path).resolve() == Path(output).resolve():
+            raise InputError(
+                f"output {os.fspath(output)}: expected another file than {os.fspath(path)}, "
+                "which is read"
+            )
     curves, notes = read_all(paths, axis=axis, confidence=confidence)
     if not curves:
         raise InputError(
@@ -152,13 +164,21 @@ def summary(curves: Sequence[Curve]) -> str:
     networks = len({curve.names["network"] for curve in curves})
     last = max(curve.measured[1] for curve in curves)
 
-    def counted(number: int, word: str) -> str:
-        return f"{number:,} {word}{'' if number == 1 else 's'}"
-
     return (
         f"{counted(len(curves), 'curve')} of {counted(networks, 'network')}, "
         f"{counted(points, 'measured point')}, the last on {printable(last)[:10]}."
     )
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number and what it counts.
+
+    Examples
+    --------
+    >>> counted(1, "curve"), counted(2000, "curve")
+    ('1 curve', '2,000 curves')
+    """
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def write_figures(curves: Sequence[Curve], folder: Path) -> list[str]:

@@ -31,6 +31,7 @@ from .sites import printable
 
 #: Single trials in the page's data, of all curves together.
 _MOST_NUMBERS = 200_000
+_SECTIONS = ("curves", "midpoints", "points", "sensitivity", "protection", "provenance")
 
 _WORDS = (
     "Each mark is the mean accuracy at one bit error rate, its bar the 95% interval of the mean "
@@ -39,6 +40,12 @@ _WORDS = (
     "{axis}, with a<sub>max</sub> the clean accuracy and a<sub>min</sub> = 1 / classes; "
     "its centre μ is the midpoint noise level, listed below each figure on the same axis with its "
     "{confidence:g}% interval. Dashes at the height of a<sub>max</sub> are the clean accuracy."
+)
+
+_COLUMNS = (
+    "Half level: the rate at which the measured means, without any fit, cross half way between "
+    "clean and chance accuracy. Sigma: σ of the fit. 99% noise: the rate at which the fit is 99% of "
+    "the clean accuracy."
 )
 
 
@@ -79,7 +86,8 @@ def content(
     csv: dict[str, list[list[Any]]] = {}
     if curves:
         table = midpoint_table(curves)
-        sections.append(_section("midpoints", "Midpoints", table.html(sort=True, save=True)))
+        html = f'<p class="soft">{_COLUMNS}</p>{table.html(sort=True, save=True)}'
+        sections.append(_section("midpoints", "Midpoints", html))
         sections.append(_section("points", "Points", _points(curves)))
         csv["midpoints"] = midpoint_csv(curves)
     if maps:
@@ -90,7 +98,7 @@ def content(
     csv |= {found.key: found.csv() for found in maps}
     csv |= {found.key: found.csv() for found in protections}
     if curves:
-        sections.append(_section("provenance", "Where this comes from", _provenance(curves)))
+        sections.append(_section("provenance", "Provenance", _provenance(curves)))
     data = {
         "axis": scale.as_dict(),
         "curves": _curve_data(curves),
@@ -114,12 +122,6 @@ def page(title: str, about: str, shown: Content, *, live: bool = False) -> str:
     text = json.dumps(shown.data, allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    sections = ["curves", "midpoints", "points", "sensitivity", "protection", "provenance"]
-    links = "".join(
-        f'<li><a href="#{name}">{name.capitalize()}</a></li>'
-        for name in sections
-        if f'<section id="{name}"' in shown.main
-    )
     progress = (
         '<div id="progress"><progress id="progress-bar" max="1" aria-label="points measured" '
         'hidden></progress><span id="progress-text" role="status">…</span></div>'
@@ -133,14 +135,23 @@ def page(title: str, about: str, shown: Content, *, live: bool = False) -> str:
         f"<title>{escape(title)}</title><style>{css}</style></head><body>"
         '<a class="skip" href="#main">Skip to the results</a><header>'
         '<button type="button" class="js" id="theme">Light or dark</button>'
-        f'<h1><bdi>{escape(title)}</bdi></h1><p class="soft">{escape(about)}</p>'
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
+        f'<h1><bdi>{escape(title)}</bdi></h1><p class="soft" id="about">{escape(about)}</p>'
+        f'<nav aria-label="Sections"><ul id="links">{links(shown)}</ul></nav></header>'
         f'{progress if live else ""}<main id="main" tabindex="-1">{shown.main}</main>'
         "<footer><p>Made by NoisyStore. This page holds all of its data and asks for nothing "
         'else.</p></footer><div id="tip" aria-hidden="true" hidden></div>'
         '<div id="said" class="unseen" aria-live="polite"></div>'
         f'<script type="application/json" id="data">{text}</script>'
         f"<script>{script}</script></body></html>\n"
+    )
+
+
+def links(shown: Content) -> str:
+    """Return list items that lead to the sections of a page."""
+    return "".join(
+        f'<li><a href="#{name}">{name.capitalize()}</a></li>'
+        for name in _SECTIONS
+        if f'<section id="{name}"' in shown.main
     )
 
 

@@ -15,9 +15,9 @@ from .report_tables import Cell, Table, percent
 from .sites import printable
 
 _MOST_BYTES = 64 << 20
-_HEAD = ["mitigation", "means", "protected bits", "of all", "accuracy", "95% from", "to"]
-_HEAD += ["target", "holds", "area (F²)", "energy (nJ)", "time (µs)"]
-_NUMBERS = ("accuracy", "low", "high", "target", "area_f2", "energy_pj", "time_ns")
+_HEAD = ["mitigation", "means", "protected bits", "of all", "verified accuracy", "95% from", "to"]
+_HEAD += ["with these means", "target", "holds", "area (F²)", "energy (nJ)", "time (µs)"]
+_NUMBERS = ("verified_accuracy", "low", "high", "accuracy", "target", "area_f2", "energy_pj", "time_ns")
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class ProtectionRows:
 
     def csv(self) -> list[list[Any]]:
         """Return head and rows with exact values."""
-        ranges = [f"{name}_{end}" for name in _NUMBERS[4:] for end in ("from", "to")]
-        head = ["mitigation", "means", "bits", "of_all", *_NUMBERS[:4], "holds", *ranges]
+        ranges = [f"{name}_{end}" for name in _NUMBERS[5:] for end in ("from", "to")]
+        head = ["mitigation", "means", "bits", "of_all", *_NUMBERS[:5], "holds", *ranges]
         rows: list[list[Any]] = [head]
         for row in self.rows:
-            rows.append([row[name] for name in head[:8]] + ["yes" if row["holds"] else "no"])
-            rows[-1] += [value for name in _NUMBERS[4:] for value in row[name]]
+            rows.append([row[name] for name in head[:9]] + ["yes" if row["holds"] else "no"])
+            rows[-1] += [value for name in _NUMBERS[5:] for value in row[name]]
         return rows
 
 
@@ -64,7 +64,7 @@ def _cells(row: dict[str, Any]) -> list[Cell]:
         row["means"],
         (f"{row['bits']:,}", row["bits"]),
         percent(row["of_all"]),
-        *(percent(row[name]) for name in _NUMBERS[:4]),
+        *(percent(row[name]) for name in _NUMBERS[:5]),
         "yes" if row["holds"] else "no",
         *(span(name, unit) for name, unit in (("area_f2", 1), ("energy_pj", 1e3))),
         span("time_ns", 1e3),
@@ -118,10 +118,11 @@ def _row(design: dict[str, Any], means: dict[str, Any], stored: int) -> dict[str
         "mitigation": printable(str(design["mitigation"]))[:100],
         "means": printable(str(means["means"]))[:100],
         **{"bits": bits, "of_all": bits / max(stored, 1)},
-        **{"accuracy": float(means["accuracy"]), "low": low, "high": high},
-        **{"target": float(design["target"]), "holds": bool(means["meets"])},
+        **{"verified_accuracy": float(design["accuracy"]), "low": low, "high": high},
+        **{"accuracy": float(means["accuracy"]), "target": float(design["target"])},
+        "holds": bool(means["meets"]),
     }
-    for name in _NUMBERS[4:]:
+    for name in _NUMBERS[5:]:
         first, last = map(float, means[name])
         row[name] = (first, last)
     return row
@@ -130,7 +131,7 @@ def _row(design: dict[str, Any], means: dict[str, Any], stored: int) -> dict[str
 def about_html(found: list[ProtectionRows]) -> str:
     """Return the words above the tables, and the tables."""
     words = (
-        "Which bits to protect so that an accuracy holds: the intervals are those of the designs' "
-        "verifying runs; the accuracy is that with these means, which may leave some errors."
+        "Which bits to protect so that an accuracy holds. The verified accuracy, with its interval, "
+        "is that without any error in the protected bits; with these means, some errors may be left."
     )
     return f'<p class="soft">{escape(words)}</p>' + "".join(rows.html() for rows in found)

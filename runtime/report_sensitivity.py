@@ -17,11 +17,12 @@ from ..ortops.formats import WORD_FORMATS
 from .midpoint_finder import FoundMidpoint
 from .report_tables import save_button
 from .sensitivity_file import Entries, read_entries
-from .sensitivity_report import NOT_LIKE, field_of, is_bit, midpoint_text, rate_text
+from .sensitivity_report import field_of, is_bit, midpoint_text, rate_text
 from .sites import one_line, printable
 
 _SHADES = 10
 _ALL = "all"
+_NOT_LIKE = "the accuracy does not follow the logistic curve (it may fall and rise again)"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class SensitivityMap:
         return (
             f'<h3>{escape(title)}</h3><p class="soft">{escape(about)}. Each cell: the midpoint '
             "noise level with only these bits of this site noisy (a bit error rate); dark is "
-            f"sensitive. –: no drop up to the highest rate; ?: {NOT_LIKE}; empty: not measured.</p>"
+            f"sensitive. –: no drop up to the highest rate; ?: {_NOT_LIKE}; empty: not measured.</p>"
             f'<p class="key" aria-hidden="true">{shades}</p>'
             f'<div class="tools">{save_button(self.key)}</div>'
             f'<div class="box tall mapbox" id="m-{self.key}" tabindex="0" role="region" '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a page: midpoints, points, and where all of it comes from."""
+"""The tables of a page: midpoints, points, and provenance."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Table:
 
 def save_button(key: str) -> str:
     """Return the button that saves the table `key` as CSV."""
-    return f'<button type="button" class="js" data-csv="{key}">Save {key} as CSV</button>'
+    words = key.replace("-", " ")
+    return f'<button type="button" class="js" data-csv="{key}">Save {words} as CSV</button>'
 
 
 def _button(key: str, column: int, name: str) -> str:
@@ -126,7 +127,7 @@ def midpoint_table(curves: Sequence[Curve]) -> Table:
                 rate_cell(low),
                 rate_cell(high),
                 rate_cell(None if fit is None else fit.half_level),
-                ("–" if sigma is None else f"{sigma:.3g}", sigma),
+                ("–" if sigma is None else f"{sigma:#.3g}", sigma),
                 rate_cell(None if fit is None else fit.rate_99),
                 percent(curve.clean_accuracy),
                 (f"{curve.keys['images']:,}", curve.keys["images"]),

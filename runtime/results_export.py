@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
-import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +19,7 @@ from .results_queries import Queries
 from .results_reader import Block
 
 # What spreadsheets take for a formula, and the apostrophe, so that the one before is no riddle.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 _PARQUET_ROWS = 100_000
 
 
@@ -59,8 +58,9 @@ def export_points(
     Notes
     -----
     Numbers in CSV are exact (the shortest decimal that is the same float64), bits hexadecimal, what
-    was not measured is empty. A text that begins with ``= + - @``, a tab, a carriage return or an
-    apostrophe has an apostrophe before it, so that no spreadsheet runs it.
+    was not measured is empty. Texts are in quotation marks, and one that begins with ``= + - @``, a
+    tab, the end of a line or an apostrophe has an apostrophe before it, so that no spreadsheet runs
+    it, whatever it takes for the end of a cell.
     """
     names = chosen(columns, bits)
     write = {".csv": _write_csv, ".parquet": _write_parquet}[check_export(path)]
@@ -92,32 +92,30 @@ def check_export(path: str | os.PathLike[str]) -> str:
 
 def _write_csv(file: BinaryIO, names: Sequence[str], blocks: Iterator[Block]) -> int:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    text.write(",".join(names) + "\n")
     count = 0
     for block in blocks:
-        columns = [_csv_column(block, name) for name in names]
-        writer.writerows(zip(*columns, strict=True))
+        columns = [map(_cell(name), block.column(name)) for name in names]
+        text.writelines(",".join(cells) + "\n" for cells in zip(*columns, strict=True))
         count += block.size
     text.flush()
     text.detach()
     return count
 
 
-def _csv_column(block: Block, name: str) -> Iterable[Any]:
+def _cell(name: str) -> Callable[[Any], str]:
+    """Return what writes a value of a column."""
     if name in BITS:
-        return ("" if value is None else value.hex() for value in block.column(name))
+        return lambda bits: "" if bits is None else bits.hex()
     if str in COLUMNS[name]:
-        return map(_harmless, block.column(name))
-    if float in COLUMNS[name]:
-        return (
-            "" if v is None else "nan" if math.isnan(v) else repr(v) for v in block.column(name)
-        )
-    return block.column(name)
+        return lru_cache(_quoted)
+    return lambda number: "" if number is None else repr(number)
 
 
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def _quoted(text: str) -> str:
+    mark = "'" if text.startswith(_FORMULA) else ""
+    doubled = text.replace('"', '""')
+    return f'"{mark}{doubled}"'
 
 
 def _write_parquet(file: BinaryIO, names: Sequence[str], blocks: Iterator[Block]) -> int:

@@ -73,12 +73,15 @@ def _check_version(path: Path, version: int) -> None:
         )
 
 
-def _check_tables(path: Path, database: sqlite3.Connection) -> None:
-    # A view of one of these names, in a file from elsewhere, could compute for ever.
-    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    missing = {"sweeps", "runs", "points"} - {name for (name,) in database.execute(query)}
-    if missing:
-        raise InputError(f"results file {path}: damaged: no table {min(missing)}")
+def _check_tables(path: Path, database: sqlite3.Connection, version: int) -> None:
+    # A view of one of these names, a virtual table or a generated column, in a file from elsewhere,
+    # could compute for ever.
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%'"
+    found = {name for (name,) in database.execute(query)}
+    for table in ("sweeps", "runs", "points", "bits")[: 4 if version > 1 else 3]:
+        columns = database.execute(f"PRAGMA table_xinfo({table})").fetchall()
+        if table not in found or any(column[-1] for column in columns):
+            raise InputError(f"results file {path}: damaged: no table {table}")
 
 
 def connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, int]:
@@ -109,7 +112,7 @@ def connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, int]:
         version = schema_version(database)
         if readonly or version:
             _check_version(path, version)
-            _check_tables(path, database)
+            _check_tables(path, database, version)
         if readonly and version < SCHEMA_VERSION:
             database = _migrated_copy(database)
         if readonly:
@@ -155,6 +158,11 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
         except sqlite3.Error as error:
             reason = InputError(explain(path, error))
             database.close()
+            if filled and "unable to open" in str(error):
+                reason = InputError(
+                    f"results file {path}: cannot be read: beside it lies a write-ahead log, which "
+                    "needs a folder that can be written: copy both there"
+                )
     assert reason is not None
     raise reason
 
@@ -179,6 +187,8 @@ def explain(path: Path | None, error: sqlite3.Error | OverflowError) -> str:
         return f"results file {path}: another program has held it for {BUSY_SECONDS:.0f} s"
     if "readonly" in text or "unable to open" in text:
         return f"results file {path}: cannot be opened for writing ({text})"
+    if "decode to UTF-8" in text:
+        return f"results file {path}: damaged: a text that is no UTF-8"
     if "malformed JSON" in text:
         return f"results file {path}: damaged: the sites of a sweep: no JSON"
     if "constraint failed" in text or "malformed" in text:

@@ -25,6 +25,7 @@ _Row = dict[str, Any]
 _OUTCOME = ("noise_seed", "correct", "top5", "agreement", "metric", "correct_bits", "agree_bits")
 _COUNTED = {"correct_bits": "correct", "agree_bits": "agreement"}
 _COLUMNS = [name for name in (*POINT, *RUN) if name != "accuracy"]
+_LOST = "SELECT 1 FROM points WHERE sweep NOT IN (SELECT id FROM sweeps) LIMIT 1"
 _CLEAN = ("classes", "chance_accuracy", "clean_accuracy", "clean_top5", "clean_metric")
 
 
@@ -131,6 +132,8 @@ class _Merge:
         self._runs: dict[str, int] = {}
 
     def run(self) -> Merged:
+        if self._source.select(_LOST):
+            raise InputError(f"{self._name}: damaged: a point without its sweep")
         sweeps = points = known = 0
         for shared in self._source.sweep_rows():
             number, new = self._sweep(shared)

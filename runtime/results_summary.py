@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..ortops.errors import InputError
 from .results import Results
 
 # One pass over an index, and one over the table: a second for a million points.
@@ -18,7 +19,7 @@ JOIN sweeps s ON s.id = g.sweep GROUP BY g.sweep
 """
 _RUNS = """
 SELECT r.uuid, g.points, g.seconds
-FROM (SELECT run, COUNT(*) AS points, SUM(seconds) AS seconds FROM points GROUP BY run) g
+FROM (SELECT run, COUNT(*) AS points, TOTAL(seconds) AS seconds FROM points GROUP BY run) g
 JOIN runs r ON r.id = g.run
 """
 _MACHINE = ("host", "cpu", "threads", "onnxruntime_version", "library_version")
@@ -68,6 +69,9 @@ def summarize(results: Results) -> Summary:
         The file cannot be read or is damaged.
     """
     found = {row.pop("key"): row for row in results.select(_SWEEPS)}
+    # SQLite takes text for larger than any number.
+    if any(not isinstance(row["high"], float) for row in found.values()):
+        raise InputError(f"results file {results.path}: damaged: column p01: not a number")
     sweeps = [{**row, **found.get(row["sweep"], _NONE)} for row in results.sweep_rows()]
     measured = {row.pop("uuid"): row for row in results.select(_RUNS)}
     machines: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -78,7 +78,7 @@ def long_run(
     """Let a run outlive its terminal, end cleanly on SIGTERM, and log itself.
 
     SIGHUP is ignored, also by the processes that the run starts; what cannot be written to a
-    terminal that is gone is dropped.
+    terminal that is gone is dropped, and so is progress that a pipe or a full disk does not take.
 
     Parameters
     ----------
@@ -174,7 +174,10 @@ def _without_terminal() -> Iterator[None]:
     streams = sys.stdout, sys.stderr
     main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(hangup, signal.SIG_IGN) if main and hangup is not None else None
-    sys.stdout, sys.stderr = (_guarded(stream) for stream in streams)
+    if sys.stdout.isatty():
+        sys.stdout = _guarded(sys.stdout, errno.EIO)
+    # A pipe's reader (tee) ends with the terminal, too; a disk may be full.
+    sys.stderr = _guarded(sys.stderr, errno.EIO, errno.EPIPE, errno.ENOSPC)
     try:
         yield
     finally:
@@ -185,21 +188,21 @@ def _without_terminal() -> Iterator[None]:
             signal.signal(hangup, signal.SIG_DFL if previous is None else previous)
 
 
-def _guarded(stream: TextIO) -> TextIO:
-    return cast(TextIO, _Terminal(stream)) if stream.isatty() else stream
+def _guarded(stream: TextIO, *errors: int) -> TextIO:
+    return cast(TextIO, _Guarded(stream, errors))
 
 
-class _Terminal:
-    """A terminal that may be closed: after that it is the null device."""
+class _Guarded:
+    """A stream that may break, with one of some errors: after that it is the null device."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, errors: tuple[int, ...]) -> None:
+        self._stream, self._errors = stream, errors
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or drop what a closed terminal does not take."""
+        """Write, or drop what a broken stream does not take."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -214,7 +217,7 @@ class _Terminal:
             self._let_go(error)
 
     def _let_go(self, error: OSError) -> None:
-        if error.errno != errno.EIO:
+        if error.errno not in self._errors:
             raise error
         # In the descriptor's place, for what Python still holds and what it prints at exit.
         null = os.open(os.devnull, os.O_WRONLY)

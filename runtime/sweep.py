@@ -169,8 +169,9 @@ def sweep(
         Of the data set.
     workers : int or "auto"
         Processes that measure points at the same time; the points are the same, bit for bit. The
-        cores are divided among them, unless `threads` says how many each has. "auto": one, and
-        one a core as soon as the sweep is seen to be long. A script with several must call
+        cores are divided among them, unless `threads` says how many each has. "auto": one, and,
+        as soon as the sweep is seen to be long, one a core, or as many as fit into the memory (one
+        where `metric` is known to this process alone). A script with several must call
         `sweep` under ``if __name__ == "__main__":``.
     cluster : str, Link, Cluster or distributed.Client, optional
         A Dask scheduler whose workers measure, instead of this machine: its address (see
@@ -215,7 +216,7 @@ def sweep(
     labels = SweepLabels(
         mask_name or label, _metric_label(metric, metric_name, results is not None)
     )
-    source = (data, split) if isinstance(data, str) else dataset
+    source = (data, split) if isinstance(data, str) else evaluator.data
     with contextlib.ExitStack() as stack:
         remote = None
         if cluster is None:

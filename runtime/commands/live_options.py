@@ -7,7 +7,10 @@ import argparse
 import contextlib
 from collections.abc import Iterable, Iterator
 
+from ...ortops.errors import InputError
 from .common import progress
+
+_LOOPBACK = "127.0.0.1"
 
 
 def port(text: str) -> int:
@@ -33,11 +36,23 @@ def add_live(parser: argparse.ArgumentParser, what: str) -> None:
     )
     parser.add_argument(
         "--live-host",
-        default="127.0.0.1",
+        default=_LOOPBACK,
         metavar="ADDRESS",
         help="address of this machine that it listens at; any other than the default lets other "
         "machines read the results (default: %(default)s)",
     )
+
+
+def check_live(args: argparse.Namespace) -> None:
+    """Check that no option of a live page stands without ``--live``.
+
+    Raises
+    ------
+    InputError
+        One does.
+    """
+    if not args.live and (args.live_port or args.live_host != _LOOPBACK):
+        raise InputError("--live-port, --live-host: expected --live beside them")
 
 
 @contextlib.contextmanager
@@ -59,8 +74,9 @@ def live_page(
     Raises
     ------
     InputError
-        The address or its port cannot be had.
+        The address or its port cannot be had, or an option stands without ``--live``.
     """
+    check_live(args)
     if not args.live:
         yield
         return

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 from ...ortops.errors import InputError
-from .common import bounded, check_apart, check_output, print_json, progress
-from .live_options import add_live, live_page
+from .common import bounded, check_output, print_json, progress
+from .live_options import add_live, check_live, live_page
 
 HELP = "show results as one page: curves, midpoints, sensitivity, tables"
 DESCRIPTION = """\
@@ -70,11 +70,12 @@ def run(args: argparse.Namespace) -> int:
                 "--live: expected no -o, --figures, --sensitivity or --protection beside it"
             )
         return _serve(args)
+    check_live(args)
     if args.output is None and args.figures is None:
         raise InputError("report: expected -o FILE.html, --figures FOLDER or --live")
     if args.output is not None:
         _check_output(args)
-    from ..report import write_report
+    from ..report import counted, write_report
 
     found = write_report(
         args.results,
@@ -94,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
     files = found["files"]
     where = files[0] if len(files) == 1 else f"{len(files)} files, the last {files[-1]}"
     print(
-        f"{found['curves']} curves, {found['midpoints']} midpoints, {found['points']:,} points: "
-        f"{where}"
+        f"{counted(found['curves'], 'curve')}, {counted(found['midpoints'], 'midpoint')}, "
+        f"{counted(found['points'], 'point')}: {where}"
     )
     return 0
 
@@ -104,8 +105,6 @@ def _check_output(args: argparse.Namespace) -> None:
     output = check_output(args.output)
     if output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"output {output}: expected a file name that ends in .html")
-    for path in (*args.results, *args.sensitivity, *args.protection):
-        check_apart(output, path, "output")
 
 
 def _serve(args: argparse.Namespace) -> int:

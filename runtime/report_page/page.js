@@ -269,6 +269,8 @@ function redraw(state) {
   const boxes = all(".box").map((box) => [box.scrollLeft, box.scrollTop]);
   data = state.data;
   one("#main").innerHTML = state.main;
+  one("#about").textContent = state.about;
+  if (one("#links").innerHTML !== state.links) one("#links").innerHTML = state.links;
   const again = picked && document.getElementById(picked);
   if (again) again.checked = true;
   for (const id of open) document.getElementById(id)?.setAttribute("open", "");

@@ -21,4 +21,6 @@ def test_efficiency_and_cost():
     result = json.loads(done.stdout)
     assert result["efficiency"]["points"] == 2 * 6
     assert result["cost"]["points"] == 500
+    (rows,) = result["efficiency"].pop("rounds")
+    assert [row["workers"] for row in rows] == [0, 1, 2]
     assert all(v > 0 for part in ("efficiency", "cost") for v in result[part].values())

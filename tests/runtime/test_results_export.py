@@ -163,7 +163,7 @@ def test_parquet_is_exact(results, tmp_path, monkeypatch, rows):
 def test_chosen_points(results, tmp_path):
     path = tmp_path / "p.csv"
     assert export_points(results, path, columns=["trial", "model"], seed=0, p01=RATE) == 1
-    assert path.read_text() == "trial,model\n1,a.onnx\n"
+    assert path.read_text() == 'trial,model\n1,"a.onnx"\n'
     assert export_points(results, path, columns=["trial"], model="none") == 0
     assert path.read_text() == "trial\n"
 
