@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def main() -> None:
             "benchmark": "cluster",
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "machine": bench_report.machine(),
-            "load": os.getloadavg()[0],
+            "versions": {name: version(name) for name in ("distributed", "onnxruntime", "numpy")},
             "efficiency": efficiency(folder, args),
             "cost": cost(folder, args),
         }
@@ -113,7 +114,7 @@ def main() -> None:
 def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Time whole sweeps, connecting and the sending of the model included.
 
-    The figures are those of the round in which other processes of the machine did least.
+    The figures are those of the round in which others disturbed the two workers least.
     """
     clusters: dict[int, Any] = {0: None}
     for number in (1, 2):
@@ -156,7 +157,7 @@ def efficiency(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     ready = [timed(2, 1e-18, 1, folder / "ready.sqlite") for _ in range(2)][1]
     for number in (1, 2):
         clusters[number].close()
-    here, one, two = min(rounds, key=lambda rows: max(r["cores_of_others"] for r in rows))
+    here, one, two = min(rounds, key=lambda rows: rows[2]["cores_of_others"])
     return {
         "points": here["points"],
         "model_bytes": Path(args.model).stat().st_size,

@@ -56,7 +56,9 @@ def read_all(
     distinct: set[Path] = set()
     for path in results:
         if Path(path).resolve() in distinct:
-            raise InputError(f"results file {os.fspath(path)}: expected each file once, got it twice")
+            raise InputError(
+                f"results file {os.fspath(path)}: expected each file once, got it twice"
+            )
         distinct.add(Path(path).resolve())
     curves = [
         curve

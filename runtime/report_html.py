@@ -44,8 +44,8 @@ _WORDS = (
 
 _COLUMNS = (
     "Half level: the rate at which the measured means, without any fit, cross half way between "
-    "clean and chance accuracy. Sigma: σ of the fit. 99% noise: the rate at which the fit is 99% of "
-    "the clean accuracy."
+    "clean and chance accuracy. Sigma: σ of the fit. 99% noise: the rate at which the fit is 99% "
+    "of the clean accuracy."
 )
 
 

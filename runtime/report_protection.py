@@ -17,7 +17,8 @@ from .sites import printable
 _MOST_BYTES = 64 << 20
 _HEAD = ["mitigation", "means", "protected bits", "of all", "verified accuracy", "95% from", "to"]
 _HEAD += ["with these means", "target", "holds", "area (F²)", "energy (nJ)", "time (µs)"]
-_NUMBERS = ("verified_accuracy", "low", "high", "accuracy", "target", "area_f2", "energy_pj", "time_ns")
+_NUMBERS = ("verified_accuracy", "low", "high", "accuracy", "target")
+_COSTS = ("area_f2", "energy_pj", "time_ns")
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class ProtectionRows:
 
     def csv(self) -> list[list[Any]]:
         """Return head and rows with exact values."""
-        ranges = [f"{name}_{end}" for name in _NUMBERS[5:] for end in ("from", "to")]
-        head = ["mitigation", "means", "bits", "of_all", *_NUMBERS[:5], "holds", *ranges]
+        ranges = [f"{name}_{end}" for name in _COSTS for end in ("from", "to")]
+        head = ["mitigation", "means", "bits", "of_all", *_NUMBERS, "holds", *ranges]
         rows: list[list[Any]] = [head]
         for row in self.rows:
             rows.append([row[name] for name in head[:9]] + ["yes" if row["holds"] else "no"])
-            rows[-1] += [value for name in _NUMBERS[5:] for value in row[name]]
+            rows[-1] += [value for name in _COSTS for value in row[name]]
         return rows
 
 
@@ -64,7 +65,7 @@ def _cells(row: dict[str, Any]) -> list[Cell]:
         row["means"],
         (f"{row['bits']:,}", row["bits"]),
         percent(row["of_all"]),
-        *(percent(row[name]) for name in _NUMBERS[:5]),
+        *(percent(row[name]) for name in _NUMBERS),
         "yes" if row["holds"] else "no",
         *(span(name, unit) for name, unit in (("area_f2", 1), ("energy_pj", 1e3))),
         span("time_ns", 1e3),
@@ -122,7 +123,7 @@ def _row(design: dict[str, Any], means: dict[str, Any], stored: int) -> dict[str
         **{"accuracy": float(means["accuracy"]), "target": float(design["target"])},
         "holds": bool(means["meets"]),
     }
-    for name in _NUMBERS[5:]:
+    for name in _COSTS:
         first, last = map(float, means[name])
         row[name] = (first, last)
     return row
@@ -131,7 +132,7 @@ def _row(design: dict[str, Any], means: dict[str, Any], stored: int) -> dict[str
 def about_html(found: list[ProtectionRows]) -> str:
     """Return the words above the tables, and the tables."""
     words = (
-        "Which bits to protect so that an accuracy holds. The verified accuracy, with its interval, "
-        "is that without any error in the protected bits; with these means, some errors may be left."
+        "Which bits to protect so that an accuracy holds. The verified accuracy, with its 95% "
+        "interval, is that without errors in protected bits; these means may leave some."
     )
     return f'<p class="soft">{escape(words)}</p>' + "".join(rows.html() for rows in found)

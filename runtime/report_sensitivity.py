@@ -77,7 +77,8 @@ class SensitivityMap:
         return (
             f'<h3>{escape(title)}</h3><p class="soft">{escape(about)}. Each cell: the midpoint '
             "noise level with only these bits of this site noisy (a bit error rate); dark is "
-            f"sensitive. –: no drop up to the highest rate; ?: {_NOT_LIKE}; empty: not measured.</p>"
+            "sensitive. –: no drop up to the highest rate; ?: "
+            f"{_NOT_LIKE}; empty: not measured.</p>"
             f'<p class="key" aria-hidden="true">{shades}</p>'
             f'<div class="tools">{save_button(self.key)}</div>'
             f'<div class="box tall mapbox" id="m-{self.key}" tabindex="0" role="region" '

@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=workers,
         default="auto",
         metavar="N|auto",
-        help="processes that share the cores; auto: one a core, once the sweep is seen to be long "
-        "(default: %(default)s)",
+        help="processes that share the cores; auto: one a core, or as many as fit into the memory, "
+        "once the sweep is seen to be long (default: %(default)s)",
     )
     add_cluster(parser)
     parser.add_argument(

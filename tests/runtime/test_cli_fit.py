@@ -13,7 +13,7 @@ from noisystore.runtime.cli import main
 from noisystore.runtime.metrics import Scores
 from noisystore.runtime.midpoint_curve import logistic
 from noisystore.runtime.midpoint_groups import fit_results
-from noisystore.runtime.results import Point, Results, pack_bits
+from noisystore.runtime.results import Point, Results, pack_bits, results_rows
 
 RATES = np.logspace(-8, -1, 15)
 
@@ -144,6 +144,17 @@ def test_fit_midpoint_takes_results(tmp_path):
     assert fit_midpoint(rows) == fit
     with pytest.raises(InputError, match="expected clean_accuracy and classes"):
         fit_midpoint(Points([1e-6, 1e-5, 1e-4], [0] * 3, [9, 5, 1], [10] * 3))
+
+
+def test_a_file_is_fitted_curve_by_curve(tmp_path):
+    """Seeds of one curve, its directions, and other curves between them."""
+    path = tmp_path / "r.sqlite"
+    for more in ({}, {"model": "b.onnx", "mask": "m"}, {"seed": 5}, {"seed": 6, "ratio": 0.5}):
+        write(path, **more)
+    (at_once, parts) = fit_results(results_rows(path)), fit_results(path)
+    fits = {group.label: group.as_dict() for group in at_once}
+    assert {group.label: group.as_dict() for group in parts} == fits
+    assert sorted(fit["trials"] for fit in fits.values()) == [3, 3, 6]
 
 
 def test_several_files_in_one_call(tmp_path, capsys):

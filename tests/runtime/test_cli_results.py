@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,15 @@ def test_merge(tmp_path, file, ok, capsys):
     assert main(["results", str(file), "--merge", str(other)]) == 0
     assert f"next: noisystore results {file}" in capsys.readouterr().out
     assert len(results_rows(file)) == len(results_rows(out)) == 5
+
+
+def test_rates_that_are_no_numbers(file, error):
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("PRAGMA ignore_check_constraints = ON")
+    database.execute("UPDATE points SET p01 = 'abc' WHERE trial = 1")
+    database.close()
+    for more in ([], ["--export", file.parent / "p.csv"]):
+        assert f"{file}: damaged: column p01: " in error("results", file, *more)
 
 
 def test_bad_input_leaves_nothing(tmp_path, file, error):

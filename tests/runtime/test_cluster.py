@@ -46,6 +46,12 @@ def serial_metric(model_path, small_data):
     return sweep(model_path, small_data, RATES, metric=largest, metric_name="m", **OPTIONS)
 
 
+def tasks_of(client):
+    """What a scheduler keeps of sweeps."""
+    keys = client.run_on_scheduler(lambda dask_scheduler: list(map(str, dask_scheduler.tasks)))
+    return [key for key in keys if key.startswith("noisystore")]
+
+
 def test_rows_are_those_of_a_serial_sweep(machines, serial, model_path, small_data, tmp_path):
     path = tmp_path / "r.sqlite"
     options = {"cluster": machines.address, "results": path, **OPTIONS}
@@ -201,8 +207,7 @@ def test_a_killed_client_goes_on(
     rows = [Results(p, readonly=True).rows() for p in (path, tmp_path / "serial.sqlite")]
     assert stable(rows[0]) == stable(rows[1])
     with Client(machines.address, set_as_default=False) as client:
-        left = client.run_on_scheduler(lambda dask_scheduler: list(map(str, dask_scheduler.tasks)))
-        assert not [key for key in left if key.startswith("noisystore")]
+        machines.wait(lambda: not tasks_of(client))
 
 
 def test_a_lost_scheduler_is_one_line_and_points_are_kept(model_path, small_data, tmp_path):
@@ -289,8 +294,7 @@ def test_model_and_data_go_to_each_worker_once(machines, make_model, small_data,
         # One of the two workers makes them, the other gets them from it.
         assert moved.count(name) == 1
         assert found.measured == 36
-        left = client.run_on_scheduler(lambda dask_scheduler: list(map(str, dask_scheduler.tasks)))
-        assert not [key for key in left if key.startswith("noisystore")]
+        machines.wait(lambda: not tasks_of(client))
 
 
 def test_the_scheduler_needs_noisystore_too(model_path, small_data, tmp_path):

@@ -169,10 +169,10 @@ def test_how_far(tmp_path, monkeypatch):
     assert found["text"].startswith("33 of 44 points, about ")
     assert found["share"] == 0.75
     state.end()
-    assert state.state("") | {"main": "", "data": ""} == {
-        **{"known": "3", "ended": True, "share": None, "main": "", "data": ""},
-        "text": "Ended, with 66 points.",
-    }
+    last = {"known": "3", "ended": True, "share": None, "text": "Ended, with 66 points."}
+    found = state.state("")
+    assert {name: found[name] for name in last} == last
+    assert found["about"].startswith("2 curves of 2 networks, 66 measured points")
 
 
 def test_it_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
@@ -216,6 +216,7 @@ def test_page_grows_while_a_real_sweep_runs(tmp_path, model_path, small_data):
             browser.get(live.url)
             wait_for(lambda: progress() == "Waiting for the first point.")
             assert "No points yet" in text(browser, "main")
+            assert text(browser, "#about") == "Nothing is measured yet."
             thread = threading.Thread(target=measure)
             thread.start()
             try:
@@ -228,6 +229,8 @@ def test_page_grows_while_a_real_sweep_runs(tmp_path, model_path, small_data):
                 thread.join(60)
             wait_for(lambda: shown() == 64)
             assert progress().startswith("64 of 64 points")
+            assert text(browser, "#about").startswith("1 curve of 1 network, 64 measured points")
+            assert text(browser, "#links") == "CurvesMidpointsPointsProvenance"
             bar = browser.find_element("id", "progress-bar")
             assert float(bar.get_attribute("value")) == 1
             # What was chosen and opened stays so.

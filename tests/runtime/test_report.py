@@ -289,6 +289,8 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, error):
         ((good, "--figures", tmp_path / "file"), "cannot be made"),
         ((good, "-o", out, "--confidence", "0.99999"), "at most 0.9999"),
         ((good, "-o", out, "--confidence", "2"), "between 0 and 1"),
+        ((good, good, "-o", out), "expected each file once"),
+        ((good, "-o", out, "--live-port", "8000"), "expected --live beside them"),
         ((good, "--live", "-o", out), "expected no -o"),
         ((good, "--live", "--live-port", "70000"), "a port from 0 to 65535"),
         ((good, "--live", "--live-host", "192.0.2.1"), "cannot listen at 192.0.2.1:0"),
@@ -303,6 +305,8 @@ def test_output_is_no_file_that_is_read(tmp_path, error):
     path = write(tmp_path / "r.html")  # a results file that is named as a page
     before = path.read_bytes()
     assert "expected another file" in error("report", path, "-o", path)
+    with pytest.raises(InputError, match="expected another file"):
+        write_report(path, path)
     assert path.read_bytes() == before
 
 

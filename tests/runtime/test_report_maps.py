@@ -37,6 +37,12 @@ def test_protection(tmp_path, model_path, small_npz, ok):
         means["area_f2"][1] for means in design["means"]
     ]
     assert {row[head.index("target")] for row in rows} == {design["target"]}
+    verified = [design["interval"][0], design["accuracy"], design["interval"][1]]
+    for name, value in zip(("low", "verified_accuracy", "high"), verified, strict=True):
+        assert {row[head.index(name)] for row in rows} == {value}
+    assert [row[head.index("accuracy")] for row in rows] == [
+        means["accuracy"] for means in design["means"]
+    ]
     assert f'data-v="{design["bits"]}"' in text
     assert "bit error rate 0.01, target 90%" in text
 

@@ -150,6 +150,15 @@ def test_csv_is_exact(results, tmp_path, bits):
     assert {cells["seed"] for cells in read} == {"0", "-5"}
 
 
+def test_no_text_begins_a_cell_of_its_own(results, tmp_path):
+    """A spreadsheet may take a semicolon, a tab or the end of a line for the end of a cell."""
+    description = {**DESCRIPTION, "model": 'a;=1\t=2\n=3"'}
+    results.add_point(results.add_sweep({**IDENTITY, "seed": 9}, description), 1, POINT)
+    path = tmp_path / "p.csv"
+    assert export_points(results, path, columns=["model", "trial"], seed=9) == 1
+    assert path.read_bytes() == b'model,trial\n"a;=1\t=2\n=3""",0\n'
+
+
 @pytest.mark.parametrize("rows", [1, 100_000])
 def test_parquet_is_exact(results, tmp_path, monkeypatch, rows):
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -201,6 +201,46 @@ def test_a_view_that_never_ends(tmp_path, files):
         merge_results(a, [b])
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "VIEW bits AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) "
+        "SELECT i AS point, NULL AS correct_bits, NULL AS agree_bits FROM n WHERE i < 0",
+        "TABLE bits (point INTEGER PRIMARY KEY, correct_bits BLOB, "
+        "agree_bits AS (zeroblob(1000000000)))",
+        "VIRTUAL TABLE bits USING fts5(point, correct_bits, agree_bits)",
+    ],
+)
+def test_bits_that_are_computed(files, table):
+    a, b, _ = files
+    database = sqlite3.connect(b, isolation_level=None)
+    database.execute("DROP TABLE bits")
+    database.execute(f"CREATE {table}")
+    database.close()
+    with pytest.raises(InputError, match=r"b\.sqlite: damaged: no table bits"):
+        merge_results(a, [b])
+
+
+def test_a_point_without_its_sweep(files):
+    a, b, _ = files
+    database = sqlite3.connect(b, isolation_level=None)
+    database.execute("UPDATE points SET sweep = 99")
+    database.close()
+    with pytest.raises(InputError, match=r"b\.sqlite: damaged: a point without its sweep"):
+        merge_results(a, [b])
+
+
+def test_scores_that_unpack_to_more_than_there_are_images(files):
+    a, b, _ = files
+    bomb = Scores(correct=np.zeros(10_000_000, dtype=bool)).to_bytes()
+    assert len(bomb) < 20_000
+    database = sqlite3.connect(b, isolation_level=None)
+    database.execute("UPDATE sweeps SET clean_scores = ?", (bomb,))
+    database.close()
+    with pytest.raises(InputError, match="expected at most 80 bytes, got 10000000 unpacked"):
+        merge_results(a, [b])
+
+
 def test_terminated_before_the_end(tmp_path, files):
     """SIGTERM leaves nothing, no temporary file either."""
     before = state(tmp_path)

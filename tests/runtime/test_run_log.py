@@ -203,6 +203,22 @@ def test_a_full_disk_ends_no_run(model_path, small_npz, tmp_path):
     assert log.stat().st_size == 600
 
 
+def test_what_takes_the_progress_may_end(model_path, small_npz, tmp_path):
+    """A pipe's reader, such as tee, ends with the terminal."""
+    path = tmp_path / "r.sqlite"
+    command = [sys.executable, "-m", "noisystore.runtime.cli"]
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [*command, *words(model_path, small_npz, path, trials=2)],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    ) as process:
+        os.close(writer)
+        os.close(reader)
+        assert b"26 measured now" in process.stdout.read()
+    assert process.returncode == 0
+
+
 def test_python_programs_may_log_too(model_path, small_data, caplog):
     with caplog.at_level(logging.INFO, logger="noisystore"):
         sweep(model_path, small_data, 1e-3, trials=1, threads=1, progress=False)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +182,30 @@ def test_stopped_and_resumed(model_path, small_npz, tmp_path, metrics, number):
     assert (again.measured, again.rows) == (POINTS - kept, POINTS)
 
 
+def test_a_signal_to_all_processes(model_path, small_npz, tmp_path, metrics):
+    """As Ctrl-C in a terminal sends it, to processes that just start, too."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    for wait in (0.0, 0.05, 0.2):
+        path = tmp_path / f"{wait}.sqlite"
+        process = subprocess.Popen(
+            [sys.executable, script, model_path, small_npz, path, tmp_path / "modules"],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        while len(children(process.pid)) < 2:  # the first is the resource tracker
+            time.sleep(0.01)
+        time.sleep(wait)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGINT
+        assert errors == (
+            f"interrupted: {len(rows_of(path))} of {POINTS} points are in {path}; the same command "
+            "goes on from there\n"
+        )
+
+
 def rows_of(path):
     try:
         return results_rows(path)
@@ -222,6 +248,82 @@ def test_metrics_that_cannot_be_sent(model_path, small_data):
             metric=lambda outputs, labels: outputs[:, 0],
             metric_name="first",
         )
+
+
+def test_a_metric_of_a_notebook(model_path, small_data, monkeypatch):
+    def metric(outputs, labels):
+        return outputs[:, 0]
+
+    metric.__module__, metric.__qualname__ = "__main__", "metric"
+    notebook = types.ModuleType("__main__")
+    notebook.metric = metric
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    with pytest.raises(InputError, match="metric: several workers take a function of a module"):
+        measured(model_path, small_data, workers=2, metric=metric)
+
+
+def test_left_to_itself_any_metric_will_do(model_path, small_data, at_once):
+    found = measured(
+        model_path,
+        small_data,
+        workers="auto",
+        metric=lambda outputs, labels: outputs[:, 0],
+        metric_name="first",
+    )
+    assert found.measured == POINTS
+    assert not at_once
+
+
+def test_left_to_itself_it_stays_within_the_memory(model_path, small_data, monkeypatch, at_once):
+    assert point_pool.processes_that_fit() > 0
+    for fit, number in [(0, []), (1, []), (2, [2])]:
+        at_once.clear()
+        monkeypatch.setattr(point_pool, "processes_that_fit", lambda fit=fit: fit)
+        found = measured(model_path, small_data, workers="auto", skip_clean=False)
+        assert found.measured == POINTS
+        assert at_once == number
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Numbers of processes of sweeps that spread over 4 cores as soon as they may."""
+    numbers = []
+    monkeypatch.setattr(point_pool, "available_cores", lambda: 4)
+    monkeypatch.setattr(point_pool, "SPREAD_AFTER", 0.0)
+    monkeypatch.setattr(point_pool, "SPREAD_FOR", 0.0)
+
+    whole = point_pool.Processes.run
+
+    def run(self, queue, tick):
+        numbers.append(self._workers)
+        yield from whole(self, queue, tick)
+
+    monkeypatch.setattr(point_pool.Processes, "run", run)
+    return numbers
+
+
+def test_two_threads_sweep(model_path, small_data, metrics):
+    """The one that ends first leaves the other's processes alone."""
+    with ThreadPoolExecutor() as threads:
+        long = threads.submit(measured, model_path, small_data, workers=2, metric=metrics.slow)
+        for _ in range(2):
+            measured(model_path, small_data, workers=2, trials=1, metric=metrics.first_logit)
+        assert not long.done()
+        assert long.result().measured == POINTS
+
+
+def test_only_the_images_asked_for_are_sent(model_path, small_data, monkeypatch):
+    sent = []
+    begin = point_pool.Processes.__init__
+
+    def init(self, source, *more):
+        sent.append(source.data)
+        begin(self, source, *more)
+
+    monkeypatch.setattr(point_pool.Processes, "__init__", init)
+    measured(model_path, small_data, images=20, workers=2, trials=1)
+    assert [len(data) for data in sent] == [20]
+    assert sent[0].sha256 == small_data.sha256
 
 
 def test_a_script_without_a_guard(model_path, small_npz, tmp_path):
