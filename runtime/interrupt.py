@@ -14,6 +14,7 @@ from types import FrameType
 #: Seconds after a signal in which further ones are ignored, so that it can be said what is kept.
 GRACE_SECONDS = 5.0
 _stopped = -math.inf
+_put_off: list[int] | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,8 +56,27 @@ def terminable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off what a signal does to a `terminable` run until this is done, which must be short."""
+    global _put_off
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _put_off = []
+    try:
+        yield
+    finally:
+        numbers, _put_off = _put_off, None
+    if numbers:
+        _stop(numbers[0], None)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     global _stopped
+    if _put_off is not None:
+        _put_off.append(number)
+        return
     now = time.monotonic()
     if now - _stopped > GRACE_SECONDS:
         _stopped = now

@@ -23,6 +23,7 @@ import numpy as np
 from ..ortops.errors import InputError
 from .dataset import Dataset
 from .evaluate import Evaluator
+from .interrupt import uninterrupted
 from .metrics import Metric
 from .point_task import (
     EvaluatorSource,
@@ -104,7 +105,8 @@ class Processes:
         try:
             while True:
                 while len(waiting) < 2 * self._workers and (task := queue.take()) is not None:
-                    with _signals_blocked():
+                    # A process that is started by half would say so.
+                    with uninterrupted(), _signals_blocked():
                         waiting.add(pool.submit(_measure, task))
                 if not waiting:
                     return

@@ -190,6 +190,7 @@ def _curve(curve: Curve, number: int, look: int, scale: Scale, *, only: bool) ->
     if fit is not None and fit.midpoint is not None and fit.interval is not None:
         if only:
             low, middle, high = scale.x([fit.interval[0], fit.midpoint, fit.interval[1]])
+            low, high = max(float(low), _LEFT), min(float(high), _RIGHT)
             parts.append(
                 f'<path class="span" d="M{low:.1f} {_TOP}H{high:.1f}V{_BOTTOM}H{low:.1f}z"/>'
                 f'<path d="M{middle:.1f} {_TOP}V{_BOTTOM}"/>'

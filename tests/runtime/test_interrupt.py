@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from noisystore.runtime import interrupt
-from noisystore.runtime.interrupt import Interrupted, terminable
+from noisystore.runtime.interrupt import Interrupted, terminable, uninterrupted
 
 
 def send(number):
@@ -43,6 +43,21 @@ def test_not_for_ever(monkeypatch):
         for _ in range(2):
             with pytest.raises(Interrupted):
                 send(signal.SIGINT)
+
+
+def test_put_off():
+    done = []
+    with terminable():
+        with pytest.raises(Interrupted) as caught:  # noqa: PT012
+            with uninterrupted():
+                send(signal.SIGTERM)
+                send(signal.SIGINT)
+                done.append(1)
+            done.append(2)
+        with uninterrupted():
+            done.append(3)
+    assert done == [1, 3]
+    assert caught.value.signal == signal.SIGTERM
 
 
 def test_background_jobs_and_other_handlers():

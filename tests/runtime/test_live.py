@@ -231,6 +231,8 @@ def test_page_grows_while_a_real_sweep_runs(tmp_path, model_path, small_data):
             assert progress().startswith("64 of 64 points")
             assert text(browser, "#about").startswith("1 curve of 1 network, 64 measured points")
             assert text(browser, "#links") == "CurvesMidpointsPointsProvenance"
+            fill = "return getComputedStyle(document.querySelector('.span')).fill"
+            assert browser.execute_script(fill) == "rgb(0, 114, 178)"  # the midpoint's interval
             bar = browser.find_element("id", "progress-bar")
             assert float(bar.get_attribute("value")) == 1
             # What was chosen and opened stays so.
