@@ -52,7 +52,8 @@ class Parcel:
 
         session, data = evaluator.session, evaluator.data
         source = EvaluatorSource(
-            model=session.path.name,
+            # Not its own name: the same bytes may have another one in another sweep.
+            model=f"{session.model_sha256[:12]}.onnx",
             model_sha256=session.model_sha256,
             data_sha256=data.sha256,
             providers=_named(providers),
@@ -68,7 +69,7 @@ class Parcel:
             batch_size=evaluator.batch_size,
             metric=evaluator.metric,
         )
-        self._path = session.path
+        self._path, self._name = session.path, source.model
         self._data = data
         arrays = replace(data, parent_sha256="").sha256
         package = cluster_worker.Package(source, noise, data.name, data.classes, arrays)
@@ -96,7 +97,7 @@ class Parcel:
         """
         arrays = {"images": self._data.images, "labels": self._data.labels}
         parts: list[dict[str, Any]] = [
-            _model_files(self._path),
+            _model_files(self._path, self._name),
             {name: array for name, array in arrays.items() if array is not None},
         ]
         # `dict` is a task that a worker of any version can do.
@@ -142,9 +143,9 @@ class SentParcel:
             blob.release()
 
 
-def _model_files(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
-    """Return the bytes of an ONNX file and of its weight files, by name."""
-    files = {path.name: path}
+def _model_files(path: Path, name: str) -> dict[str, npt.NDArray[np.uint8]]:
+    """Return the bytes of an ONNX file, under another name, and of its weight files, by name."""
+    files = {name: path}
     files.update({name: weight_file(path, name) for name in external_files(path)})
     try:
         return {name: np.fromfile(file, np.uint8) for name, file in files.items()}

@@ -111,9 +111,9 @@ def test_a_library_that_workers_lack(machines, model_path, small_data, tmp_path,
     shutil.copy(ort_options.extensions_library(), library)
     whole = cluster_parcel._model_files
 
-    def then_gone(path):
+    def then_gone(*names):
         library.unlink()
-        return whole(path)
+        return whole(*names)
 
     # Loaded here, and gone when the workers look: they are other machines then.
     monkeypatch.setattr(cluster_parcel, "_model_files", then_gone)

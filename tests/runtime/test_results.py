@@ -266,3 +266,20 @@ def test_a_full_disk(tmp_path):
         assert len(results) == stored
         fill(results, [replace(POINT, trial=t, agree_bits=bytes(9000)) for t in range(1, 9)])
         assert len(results) == 9
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_log_in_a_folder_that_may_not_be_written(tmp_path):
+    writer = Results(tmp_path / "r.sqlite")
+    fill(writer)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(f"{writer.path}{end}", copies)
+    copies.chmod(0o500)
+    with pytest.raises(InputError, match="a write-ahead log, which needs a folder that can be wri"):
+        Results(copies / "r.sqlite", readonly=True)
+    copies.chmod(0o700)
+    with Results(copies / "r.sqlite", readonly=True) as results:
+        assert len(results) == 1
+    writer.close()
