@@ -137,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         standard output went away.
     """
     args = argparse.Namespace()
+    # None where the shell closed them (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         parser = build_parser()
         parser.parse_args(argv, namespace=args)
@@ -168,8 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_long(args: argparse.Namespace) -> int:
     """Run a command that may take hours: it has a log, and outlives its terminal."""
     options = {k: v for k, v in vars(args).items() if k not in ("command", "run", "long")}
+    log = os.path.realpath(args.log or os.devnull)
     for name, value in options.items():
-        if name != "log" and isinstance(value, str) and value == args.log:
+        if name != "log" and isinstance(value, str) and os.path.realpath(value) == log:
             raise InputError(f"log {value}: expected a file of its own, got that of --{name}")
     with run_log.long_run(args.log, args.command, options):
         return int(args.run(args))

@@ -32,6 +32,9 @@ own_threads: int | None = None
 #: Tasks that this process has measured.
 measured = 0
 
+#: Threads of this process that make it ready, or measure, now.
+at_work: set[int] = set()
+
 _Result = TypeVar("_Result")
 
 
@@ -199,6 +202,8 @@ def forget(token: str) -> None:
 
 def _named(worker: Any, work: Callable[[], _Result]) -> _Result:
     """Do work; what fails is one line with the worker's name."""
+    thread = threading.get_ident()
+    at_work.add(thread)
     try:
         return work()
     except NotReady:
@@ -208,6 +213,8 @@ def _named(worker: Any, work: Callable[[], _Result]) -> _Result:
     except Exception as error:
         text = " ".join(str(error).split())
         raise InputError(f"worker {worker}: {type(error).__name__}: {text}") from None
+    finally:
+        at_work.discard(thread)
 
 
 def _write(model: Mapping[str, npt.NDArray[np.uint8]], folder: Path) -> None:

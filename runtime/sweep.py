@@ -9,13 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ortops.errors import InputError
-from .cluster import Cluster, cluster_executor
-from .cluster_link import Link
 from .dataset import Dataset, load
 from .evaluate import Evaluator
 from .interrupt import Interrupted
@@ -30,6 +28,10 @@ from .session import NoisySession
 from .sweep_masks import swept_masks
 from .sweep_points import SweepPoints
 from .sweep_record import SweepLabels, point_key
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .cluster_link import Link
 
 _UNSIZED = (
     "the graph does not state the sizes of its sites: all samples are run, those without a flip too"
@@ -200,6 +202,10 @@ def sweep(
         raise InputError(f"trials: expected a positive integer, got {trials!r}")
     if not isinstance(seed, (int, np.integer)) or not -(1 << 63) <= seed < 1 << 63:
         raise InputError(f"seed: expected an integer of 64 bits with a sign, got {seed!r}")
+    if cluster is not None and workers not in (1, "auto"):
+        raise InputError(
+            f'workers: expected 1 or "auto" with a cluster, whose own workers measure, got {workers!r}'
+        )
     session = model
     if not isinstance(session, NoisySession):
         # Of a cluster's providers this machine need not have any.
@@ -222,6 +228,8 @@ def sweep(
         if cluster is None:
             executor: Executor = local_executor(evaluator, noise, source, workers, threads)
         else:
+            from .cluster import cluster_executor  # asyncio, which costs boards time
+
             measuring = cluster_executor(cluster, evaluator, noise, providers, threads, progress)
             executor = remote = stack.enter_context(measuring)
         store = results

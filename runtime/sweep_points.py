@@ -123,7 +123,7 @@ class SweepPoints:
             number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
             raise Interrupted(self._stopped(wanted, executor), number) from None
         except InputError as error:
-            if not self.measured and "results file" not in str(error):
+            if self._store.path is None or not (self.measured or "results file" in str(error)):
                 raise
             raise InputError(f"{error} ({self.measured} points stored by this run)") from None
         finally:

@@ -6,16 +6,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
-from ..run_log import add_log, long_run
 from .cluster_options import add_cluster, cluster
 from .common import (
-    check_apart,
-    check_output,
     check_plot,
+    check_written,
     positive,
     print_json,
     progress,
@@ -34,6 +31,7 @@ from .noise_options import (
 if TYPE_CHECKING:
     from ..rram_rates import ConditionAccuracy
 
+LONG = True
 HELP = "measure accuracy against bit error rate"
 DESCRIPTION = """\
 Run an annotated graph on a data set at many bit error rates, several trials each. Every measured
@@ -90,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE.png|.svg", help="also fit the points of this sweep and draw them"
     )
-    add_log(parser)
     add_live(parser, "while it runs, for a browser on this machine")
 
 
@@ -107,30 +104,18 @@ def workers(text: str) -> int | str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print what was spent, also where the terminal closes meanwhile."""
-    for other in (args.output, args.plot):
-        if args.log is not None and other is not None:
-            check_apart(Path(args.log), other, "log")
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "run")}
-    with long_run(args.log, "sweep", options):
-        return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
+    """Measure, and print what was spent."""
     from ..sweep import parse_rates, sweep
 
+    read = (args.model, args.data, args.rates_from)
+    check_written({"output": args.output, "plot": args.plot}, *read)
     check_plot(args.plot)
     where = cluster(args)
-    if where is not None:
-        check_output(args.output)
     rates = parse_rates(args.rates)
     cells = []
     if args.rates_from is not None:
         from ..rram_rates import accuracies, read_rates
 
-        check_apart(Path(args.output), args.rates_from, "output")
-        if args.plot is not None:
-            check_apart(Path(args.plot), args.rates_from, "plot")
         cells = read_rates(args.rates_from)
     use_board(args)
     pairs = [*rates, *(cell.measured for cell in cells)]

@@ -325,3 +325,11 @@ def test_failures_become_one_line(monkeypatch, capsys, raised, status, line):
     err = capsys.readouterr().err
     assert err.startswith(f"noisystore: {line}")
     assert err.count("\n") == 1
+
+
+def test_closed_streams():
+    words = f"{shlex.quote(sys.executable)} -m noisystore.runtime.cli board --json"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f"{words} {closed}"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stderr == ""

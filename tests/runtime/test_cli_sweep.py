@@ -141,8 +141,8 @@ def test_sweep_with_bad_input(model, tmp_path, error, changes, message):
 
 
 def test_results_files_that_cannot_be_written(model, tmp_path, error):
-    assert "directory" in error(*sweep_options(model, tmp_path))
-    assert "no directory" in error(*sweep_options(model, tmp_path / "no" / "r.sqlite"))
+    assert "got a folder" in error(*sweep_options(model, tmp_path))
+    assert "does not exist" in error(*sweep_options(model, tmp_path / "no" / "r.sqlite"))
     text = tmp_path / "text"
     text.write_text("hello " * 100)
     assert "another kind of file" in error(*sweep_options(model, text))

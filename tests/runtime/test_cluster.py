@@ -89,6 +89,29 @@ def test_weight_files_part_of_the_data_and_uint8(machines, make_model, tmp_path)
     assert stable(there.points) == stable(here.points)
 
 
+def test_the_same_model_under_two_names_at_the_same_time(
+    machines, serial_metric, model_path, small_data, tmp_path
+):
+    """Both sweeps share what the scheduler keeps by its hash."""
+    found = []
+
+    def run(model):
+        metric = {"metric": slow_metric(0.02), "metric_name": "m"}
+        where = {"cluster": machines.address, **OPTIONS}
+        found.append(sweep(model, small_data, RATES, **where, **metric))
+
+    other = shutil.copy(model_path, tmp_path / "other.onnx")
+    threads = [threading.Thread(target=run, args=(model,)) for model in (model_path, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(found) == 2
+    wanted = [{**row, "model": ""} for row in stable(serial_metric.points)]
+    for summary in found:
+        assert [{**row, "model": ""} for row in stable(summary.points)] == wanted
+
+
 def test_what_does_not_run_on_the_workers_is_one_line(machines, model_path, small_data):
     def bad_metric(outputs, labels):
         return outputs[:, :2]
@@ -172,7 +195,7 @@ def test_all_workers_go_and_others_come(number, serial_metric, model_path, small
         thread = threading.Thread(target=run)
         thread.start()
         machines.wait(lambda: stored(path) >= 3)
-        stop(only, number)
+        assert stop(only, number) == (0 if number == signal.SIGTERM else -number)
         time.sleep(2)
         machines.worker("next")
         thread.join(timeout=60)

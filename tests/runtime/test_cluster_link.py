@@ -188,3 +188,10 @@ def test_nobody_answers(error, model_path, small_npz, tmp_path):
         assert not list(tmp_path.iterdir())
         words = ["--data", f"npz:{small_npz}", "-o", tmp_path, "--cluster", address]
         assert "expected a file name, got a folder" in error("sweep", model_path, *words)
+
+
+def test_workers_of_one_machine_are_not_a_cluster(model_path, small_npz, tmp_path, error):
+    words = ["sweep", model_path, "--data", f"npz:{small_npz}", "-o", tmp_path / "r.sqlite"]
+    message = error(*words, "--cluster", "tcp://127.0.0.1:1", "--workers", "2")
+    assert 'workers: expected 1 or "auto" with a cluster, whose own workers measure' in message
+    assert not list(tmp_path.iterdir())

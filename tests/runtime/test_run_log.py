@@ -85,14 +85,14 @@ def test_where_a_log_cannot_be(model_path, small_npz, tmp_path, error):
         (tmp_path, "got a folder, a device or a pipe"),
         (pipe, "got a folder, a device or a pipe"),
         (text, "expected a log of noisystore, got another kind of file; it was left as it is"),
-        (model_path, "expected a log of noisystore, got another kind of file"),
+        (model_path, "expected a file of its own, got that of --model"),
         (tmp_path / "none/run.log", "does not exist: create it first"),
-        (path, "expected another file"),
+        (path, "expected a file of its own, got that of --output"),
     ]:
         assert message in error(*words(model_path, small_npz, path, "--log", log))
     plot = tmp_path / "plot.png"
     arguments = words(model_path, small_npz, path, "--log", plot, "--plot", plot)
-    assert "expected another file" in error(*arguments)
+    assert "expected a file of its own, got that of --plot" in error(*arguments)
     assert sorted(os.listdir(tmp_path)) == ["notes.txt", "pipe"]
     assert text.read_text() == "2026 was a good year\n"
 
