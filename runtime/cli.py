@@ -171,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_long(args: argparse.Namespace) -> int:
     """Run a command that may take hours: it has a log, and outlives its terminal."""
     options = {k: v for k, v in vars(args).items() if k not in ("command", "run", "long")}
-    log = os.path.realpath(args.log or os.devnull)
+    log = os.path.abspath(args.log or os.devnull)
     for name, value in options.items():
-        if name != "log" and isinstance(value, str) and os.path.realpath(value) == log:
+        if name != "log" and isinstance(value, str) and os.path.abspath(value) == log:
             raise InputError(f"log {value}: expected a file of its own, got that of --{name}")
     with run_log.long_run(args.log, args.command, options):
         return int(args.run(args))

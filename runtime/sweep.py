@@ -204,7 +204,8 @@ def sweep(
         raise InputError(f"seed: expected an integer of 64 bits with a sign, got {seed!r}")
     if cluster is not None and workers not in (1, "auto"):
         raise InputError(
-            f'workers: expected 1 or "auto" with a cluster, whose own workers measure, got {workers!r}'
+            'workers: expected 1 or "auto" with a cluster, whose own workers measure, got '
+            f"{workers!r}"
         )
     session = model
     if not isinstance(session, NoisySession):
