@@ -94,7 +94,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.model is None:
-            args.model, args.data = split.prepared(folder, args.quick, args.images)
+            args.model, args.data = split.prepared(
+                folder, 0.0625 if args.quick else 1.0, args.images
+            )
         result = {
             "benchmark": "cluster",
             "date": time.strftime("%Y-%m-%d", time.gmtime()),

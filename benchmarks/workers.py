@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a narrow network, few rounds")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--width", type=float, default=1.0, help="of VGG-A (default: 1)")
     parser.add_argument("--model", help="annotated ONNX file")
     parser.add_argument("--data", help="its data set, as `noisystore sweep` takes it")
     parser.add_argument("--images", type=int, default=500, help="of a point (default: 500)")
@@ -36,9 +37,12 @@ def main() -> None:
     args = parser.parse_args()
     if (args.model is None) != (args.data is None):
         parser.error("expected --model and --data together")
+    if args.model is not None:
+        args.width = None
     with tempfile.TemporaryDirectory() as name:
         if args.model is None:
-            args.model, args.data = prepared(Path(name), args.quick, args.images)
+            args.width = 0.0625 if args.quick else args.width
+            args.model, args.data = prepared(Path(name), args.width, args.images)
         result = measured(args)
     if args.json:
         print(json.dumps(result, indent=1))
@@ -51,14 +55,14 @@ def main() -> None:
     print(table(["processes x threads", "s", "ratio"], rows))
 
 
-def prepared(folder: Path, quick: bool, images: int) -> tuple[str, str]:
+def prepared(folder: Path, width: float, images: int) -> tuple[str, str]:
     """Write a model and data, and return them as `sweep` takes them."""
     import torch
 
     from noisystore.export import export_onnx, load_model
 
     torch.manual_seed(1)
-    network, _ = load_model("vgg-a", width=0.0625 if quick else 1.0)
+    network, _ = load_model("vgg-a", width=width)
     export_onnx(network, torch.zeros(2, 3, 32, 32), folder / "vgg-a.onnx")
     x = np.random.default_rng(1).integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
     np.savez(folder / "images.npz", x=x, y=np.zeros(images, dtype=np.int64))
@@ -105,6 +109,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": bench_report.machine(),
         "cores": cores,
+        "model": Path(args.model).name if args.width is None else f"VGG-A, width {args.width:g}",
         "points": points,
         "images": args.images,
         "rows": rows,

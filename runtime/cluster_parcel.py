@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..ortops import ort_options
 from ..ortops.errors import InputError
 from . import cluster_worker
+from .cluster_stock import Content
 from .evaluate import Evaluator
 from .model_file import weight_file
 from .onnx_file import external_files
@@ -82,34 +83,21 @@ class Parcel:
         self._keys = session.model_sha256, arrays
 
     def sent(self, client: Client, token: str) -> SentParcel:
-        """Hand model and data to the scheduler.
+        """Return what makes the workers of a client ready for the sweep with this token."""
+        return SentParcel(client, token, self._package, self._keys, self._parts())
 
-        Parameters
-        ----------
-        client : distributed.Client
-        token : str
-            Of the sweep.
-
-        Raises
-        ------
-        InputError
-            A file cannot be read.
-        """
+    def _parts(self) -> tuple[Callable[[], Content], ...]:
         arrays = {"images": self._data.images, "labels": self._data.labels}
-        parts: list[dict[str, Any]] = [
-            _model_files(self._path, self._name),
-            {name: array for name, array in arrays.items() if array is not None},
-        ]
-        # `dict` is a task that a worker of any version can do.
-        blobs: list[Future] = [
-            client.submit(dict, part, key=f"noisystore_{name}-{sha256}")
-            for name, sha256, part in zip(("model", "data"), self._keys, parts, strict=True)
-        ]
-        return SentParcel(client, token, self._package, blobs)
+        return (
+            lambda: _model_files(self._path, self._name),
+            lambda: {name: array for name, array in arrays.items() if array is not None},
+        )
 
 
 class SentParcel:
     """Model and data at a scheduler, as tasks: if workers that have them die, others make them.
+
+    They are sent when the first worker comes that has none of a former sweep.
 
     Parameters
     ----------
@@ -118,28 +106,64 @@ class SentParcel:
         Of the sweep.
     package : bytes
         See `cluster_worker.prepare`.
-    blobs : list of Future
-        The model's files and the data's arrays.
+    hashes : (str, str)
+        SHA-256 of the model and of the data's arrays.
+    parts : (callable, callable)
+        Return the model's files and the data's arrays.
     """
 
-    def __init__(self, client: Client, token: str, package: bytes, blobs: list[Future]) -> None:
-        self._client, self._token, self._package, self._blobs = client, token, package, blobs
+    def __init__(
+        self,
+        client: Client,
+        token: str,
+        package: bytes,
+        hashes: tuple[str, str],
+        parts: tuple[Callable[[], Content], ...],
+    ) -> None:
+        self._client, self._token, self._package = client, token, package
+        self._hashes, self._parts = hashes, parts
+        self._blobs: dict[int, Future] = {}
 
-    def prepare(self, address: str, key: str) -> Future:
-        """Make the worker with this address ready, by a task with this key."""
+    def prepare(self, address: str, key: str, stock: frozenset[str]) -> Future:
+        """Make the worker with this address ready, by a task with this key.
+
+        Parameters
+        ----------
+        address, key : str
+        stock : frozenset of str
+            SHA-256 of what the worker has.
+
+        Raises
+        ------
+        InputError
+            A file of the model cannot be read.
+        """
+        needed = [
+            None if sha256 in stock else self._blob(number)
+            for number, sha256 in enumerate(self._hashes)
+        ]
         return self._client.submit(
             cluster_worker.prepare,
             self._token,
             self._package,
-            *self._blobs,
+            *needed,
             key=key,
             workers=[address],
             allow_other_workers=False,
         )
 
+    def _blob(self, number: int) -> Future:
+        if number not in self._blobs:
+            name = ("model", "data")[number]
+            # `dict` is a task that a worker of any version can do.
+            self._blobs[number] = self._client.submit(
+                dict, self._parts[number](), key=f"noisystore_{name}-{self._hashes[number]}"
+            )
+        return self._blobs[number]
+
     def release(self) -> None:
         """Let the scheduler forget them, unless other sweeps need them."""
-        for blob in self._blobs:
+        for blob in self._blobs.values():
             blob.release()
 
 

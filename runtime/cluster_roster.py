@@ -58,6 +58,8 @@ class Member:
         Why it gets no points; empty: it does.
     greeted : bool
         Its versions are right.
+    stock : frozenset of str
+        SHA-256 of models and data that it has.
     """
 
     address: str
@@ -66,6 +68,7 @@ class Member:
     kind: Kind | None = None
     refused: str = ""
     greeted: bool = False
+    stock: frozenset[str] = frozenset()
 
 
 class Roster:
@@ -79,7 +82,8 @@ class Roster:
     token : str
         Of the sweep.
     prepare : callable
-        (address, key) -> Future of `cluster_worker.prepare` on the worker with this address.
+        (address, key, stock) -> Future of `cluster_worker.prepare` on the worker with this
+        address, which has what is in stock.
     tell : callable
         Called with each `Answer`, in another thread.
     say : callable
@@ -96,7 +100,7 @@ class Roster:
         client: Client,
         where: str,
         token: str,
-        prepare: Callable[[str, str], Future],
+        prepare: Callable[[str, str, frozenset[str]], Future],
         tell: Callable[[Answer], None],
         say: Callable[[str], None],
     ) -> None:
@@ -152,6 +156,9 @@ class Roster:
             raise gone(self._where)
         if isinstance(answer.error, OSError):
             del self._members[found[0]]  # The next look finds out whether it is there.
+        elif isinstance(answer.error, cluster_worker.NotReady) and member.stock:
+            member.stock = frozenset()  # What it had is gone: it gets all.
+            self._ask(member)
         elif answer.error is not None:
             self._refuse(member, _reason(answer.error, member.greeted))
         elif member.greeted:
@@ -165,6 +172,7 @@ class Roster:
                 self._refuse(member, f"expected {name} {wanted}, got {versions.get(name)}")
                 return
         member.greeted = True
+        member.stock = frozenset(versions.get("stock", "").split())
         self._ask(member)
 
     def _admit(self, member: Member, kind: Kind) -> None:
@@ -209,7 +217,7 @@ class Roster:
         self._asked += 1
         if member.greeted:
             key = f"noisystore_prepare-{self._token}-{self._asked}"
-            member.ticket = self._prepare(member.address, key)
+            member.ticket = self._prepare(member.address, key, member.stock)
             work = self._client.gather(member.ticket, asynchronous=True)
         else:
             # No task: one that a worker cannot unpickle would end it.
@@ -218,7 +226,7 @@ class Roster:
         follow(self._client, work, member.ticket, self._tell)
 
     async def _versions(self, address: str) -> dict[str, str]:
-        call = self._client.run(cluster_worker.versions, workers=[address], asynchronous=True)
+        call = self._client.run(cluster_worker.greeting, workers=[address], asynchronous=True)
         versions: dict[str, str] = (await call)[address]
         return versions
 

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -14,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from ..ortops import noise_inputs
 from ..ortops.errors import InputError
+from .cluster_stock import Content, Stock, read_arrays, write_arrays, write_files
 from .dataset import Dataset
 from .evaluate import Evaluator
 from .point_task import EvaluatorSource, Kind, Outcome, SweepNoise, Task, kind_of, measure
@@ -73,6 +70,7 @@ class _Ready:
 
 
 _ready: OrderedDict[str, _Ready] = OrderedDict()
+_stock = Stock()
 _lock = threading.Lock()
 
 
@@ -86,6 +84,11 @@ def versions() -> dict[str, str]:
         "operator library": str(ortops.library_version()),
         "noise model": noise_inputs.NOISE_MODEL,
     }
+
+
+def greeting() -> dict[str, str]:
+    """Return `versions`, and as ``stock`` the SHA-256 of models and data that are here already."""
+    return {**versions(), "stock": " ".join(_stock.names())}
 
 
 def resource(token: str, kind: Kind | None) -> str:
@@ -107,8 +110,8 @@ def workers_of(dask_scheduler: Any) -> dict[str, tuple[str, str]]:
 def prepare(
     token: str,
     package: bytes,
-    model: Mapping[str, npt.NDArray[np.uint8]],
-    data: Mapping[str, npt.NDArray[Any]],
+    model: Content | None,
+    data: Content | None,
 ) -> Kind:
     """Make this worker ready for a sweep, and offer that to the scheduler.
 
@@ -119,8 +122,9 @@ def prepare(
     package : bytes
         A pickled `Package`: not unpickled before this worker's versions are known to be right.
     model : mapping from file name to array of uint8
-        The ONNX file, and its weight files as they lie beside it.
+        The ONNX file, and its weight files as they lie beside it. None: this worker has them.
     data : mapping with ``images`` and, perhaps, ``labels``
+        None: this worker has them.
 
     Returns
     -------
@@ -130,26 +134,39 @@ def prepare(
     ------
     InputError
         Model or data arrived damaged, or do not run here; or a library is missing here.
+    NotReady
+        Model or data are not here.
     """
     from distributed import get_worker
     from distributed.utils import sync
 
     worker = get_worker()
 
+    def stocked(
+        sha256: str, content: Content | None, write: Callable[[Content, Path], None]
+    ) -> Path:
+        if content is not None:
+            return _stock.put(sha256, content, write, worker.local_directory)
+        folder = _stock.find(sha256)
+        if folder is None:
+            raise NotReady(worker.address)
+        return folder
+
     def ready() -> Kind:
         work: Package = pickle.loads(package)
-        folder = Path(tempfile.mkdtemp(prefix="noisystore-", dir=worker.local_directory))
+        folder = stocked(work.source.model_sha256, model, write_files)
+        arrays = stocked(work.arrays_sha256, data, write_arrays)
         try:
-            _write(model, folder)
             source = replace(
                 work.source,
                 model=str(folder / work.source.model),
                 threads=own_threads or work.source.threads or worker.state.nthreads,
-                data=_dataset(work, data),
+                data=_dataset(work, read_arrays(arrays)),
             )
             evaluator = source.open()
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+        except (InputError, OSError, ValueError):
+            if model is None or data is None:  # Perhaps what was kept has been damaged.
+                raise NotReady(worker.address) from None
             raise
         _keep(token, _Ready(evaluator, work.noise, folder, threading.Lock()))
         return kind_of(evaluator.session)
@@ -195,9 +212,9 @@ def measure_task(token: str, task: Task) -> Outcome:
 
 
 def forget(token: str) -> None:
-    """Let go of a sweep's model and data."""
+    """Let go of a sweep; its model and data stay on the disk for another one."""
     with _lock:
-        _drop(token)
+        _ready.pop(token, None)
 
 
 def _named(worker: Any, work: Callable[[], _Result]) -> _Result:
@@ -217,17 +234,11 @@ def _named(worker: Any, work: Callable[[], _Result]) -> _Result:
         at_work.discard(thread)
 
 
-def _write(model: Mapping[str, npt.NDArray[np.uint8]], folder: Path) -> None:
-    for name, content in model.items():
-        path = Path(os.path.normpath(folder / name))
-        if not path.is_relative_to(folder):
-            raise InputError(f"model: expected weight files in its folder, got {name!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content.tofile(path)
-
-
 def _dataset(work: Package, data: Mapping[str, npt.NDArray[Any]]) -> Dataset:
-    arrived = Dataset(work.data_name, data["images"], data.get("labels"), work.data_classes)
+    images = data.get("images")
+    if images is None:
+        raise InputError(f"data set {work.data_name}: arrived without images")
+    arrived = Dataset(work.data_name, images, data.get("labels"), work.data_classes)
     if arrived.sha256 != work.arrays_sha256:
         raise InputError(
             f"data set {work.data_name}: arrived damaged: expected SHA-256 "
@@ -238,13 +249,8 @@ def _dataset(work: Package, data: Mapping[str, npt.NDArray[Any]]) -> Dataset:
 
 def _keep(token: str, ready: _Ready) -> None:
     with _lock:
-        _drop(token)
+        _ready.pop(token, None)
         _ready[token] = ready
         while len(_ready) > KEPT:
-            _drop(next(iter(_ready)))
-
-
-def _drop(token: str) -> None:
-    ready = _ready.pop(token, None)
-    if ready is not None:
-        shutil.rmtree(ready.folder, ignore_errors=True)
+            _ready.popitem(last=False)
+        _stock.tidy({other.folder for other in _ready.values()})

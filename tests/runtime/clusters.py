@@ -145,3 +145,9 @@ def stored(path, columns="COUNT(*)"):
 def stop(process, number=signal.SIGTERM):
     process.send_signal(number)
     return process.wait(timeout=20)
+
+
+def tasks_of(client):
+    """What a scheduler keeps of sweeps."""
+    keys = client.run_on_scheduler(lambda dask_scheduler: list(map(str, dask_scheduler.tasks)))
+    return [key for key in keys if key.startswith("noisystore")]

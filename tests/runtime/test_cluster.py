@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from clusters import Machines, deadly_metric, largest, slow_metric, stable, stop, stored
+from clusters import Machines, deadly_metric, largest, slow_metric, stable, stop, stored, tasks_of
 from distributed import Client, LocalCluster
 
 from noisystore.ortops import InputError, ort_options
@@ -44,12 +44,6 @@ def serial(model_path, small_data):
 @pytest.fixture(scope="module")
 def serial_metric(model_path, small_data):
     return sweep(model_path, small_data, RATES, metric=largest, metric_name="m", **OPTIONS)
-
-
-def tasks_of(client):
-    """What a scheduler keeps of sweeps."""
-    keys = client.run_on_scheduler(lambda dask_scheduler: list(map(str, dask_scheduler.tasks)))
-    return [key for key in keys if key.startswith("noisystore")]
 
 
 def test_rows_are_those_of_a_serial_sweep(machines, serial, model_path, small_data, tmp_path):
@@ -128,8 +122,9 @@ def test_what_does_not_run_on_the_workers_is_one_line(machines, model_path, smal
         sweep(model_path, small_data, RATES, providers="WarpProvider", **where)
 
 
-def test_a_library_that_workers_lack(machines, model_path, small_data, tmp_path, monkeypatch):
+def test_a_library_that_workers_lack(machines, make_model, small_data, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime_extensions")
+    model_path = make_model(tmp_path / "other.onnx", seed=9)  # else workers have it, it is not sent
     library = tmp_path / "libother.so"
     shutil.copy(ort_options.extensions_library(), library)
     whole = cluster_parcel._model_files
@@ -303,21 +298,6 @@ def test_nobody_left_is_one_line_and_points_are_kept(model_path, small_data, tmp
                 **{**OPTIONS, "trials": 1},
             )
     assert 1 <= stored(path) <= 3
-
-
-def test_model_and_data_go_to_each_worker_once(machines, make_model, small_data, tmp_path):
-    def received(dask_worker):
-        return [str(key) for entry in dask_worker.transfer_incoming_log for key in entry["keys"]]
-
-    model = make_model(tmp_path / "m.onnx", seed=7)
-    with Client(machines.address, set_as_default=False) as client:
-        found = sweep(model, small_data, RATES, cluster=client, **{**OPTIONS, "trials": 4})
-        name = f"noisystore_model-{found.points[0]['model_sha256']}"
-        moved = [key for keys in client.run(received).values() for key in keys]
-        # One of the two workers makes them, the other gets them from it.
-        assert moved.count(name) == 1
-        assert found.measured == 36
-        machines.wait(lambda: not tasks_of(client))
 
 
 def test_the_scheduler_needs_noisystore_too(model_path, small_data, tmp_path):
