@@ -12,6 +12,7 @@ command goes on where it stopped: after Ctrl-C, or when the jobs have reached th
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from distributed.security import Security
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import fit_midpoint, sweep
 from noisystore.runtime.interrupt import Interrupted
+
+# dask-jobqueue has made Ctrl-C a silent exit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def arguments(words=None):

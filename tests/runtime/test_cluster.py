@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ from clusters import Machines, deadly_metric, largest, slow_metric, stable, stop
 from distributed import Client, LocalCluster
 
 from noisystore.ortops import InputError, ort_options
-from noisystore.runtime import Results, cluster_executor, cluster_parcel, sweep
+from noisystore.runtime import Results, cluster_executor, sweep
 from noisystore.runtime.cluster import Cluster
 from noisystore.runtime.dataset import Dataset
 
@@ -122,22 +124,38 @@ def test_what_does_not_run_on_the_workers_is_one_line(machines, model_path, smal
         sweep(model_path, small_data, RATES, providers="WarpProvider", **where)
 
 
-def test_a_library_that_workers_lack(machines, make_model, small_data, tmp_path, monkeypatch):
+LACKING = """
+import sys
+from pathlib import Path
+from noisystore.ortops import InputError
+from noisystore.runtime import cluster_parcel, sweep
+model, data, address, library = sys.argv[1:]
+whole = cluster_parcel._model_files
+def then_gone(*names):
+    Path(library).unlink()
+    return whole(*names)
+# Loaded here, and gone when the workers look: they are other machines then.
+cluster_parcel._model_files = then_gone
+try:
+    options = {"cluster": address, "progress": False}
+    sweep(model, f"npz:{data}", 1e-3, custom_op_libraries=[library], **options)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_library_that_workers_lack(machines, make_model, small_npz, tmp_path):
     pytest.importorskip("onnxruntime_extensions")
-    model_path = make_model(tmp_path / "other.onnx", seed=9)  # else workers have it, it is not sent
+    model = make_model(tmp_path / "other.onnx", seed=9)  # else workers have it, it is not sent
     library = tmp_path / "libother.so"
     shutil.copy(ort_options.extensions_library(), library)
-    whole = cluster_parcel._model_files
-
-    def then_gone(*names):
-        library.unlink()
-        return whole(*names)
-
-    # Loaded here, and gone when the workers look: they are other machines then.
-    monkeypatch.setattr(cluster_parcel, "_model_files", then_gone)
-    options = {"custom_op_libraries": [library], "cluster": machines.address, **OPTIONS}
-    with pytest.raises(InputError, match=r"worker [ab]: .*libother.so"):
-        sweep(model_path, small_data, RATES, **options)
+    # In a process of its own: one that has two copies of the library crashes.
+    done = subprocess.run(
+        [sys.executable, "-c", LACKING, model, small_npz, machines.address, library],
+        capture_output=True,
+        text=True,
+    )
+    assert re.match(r"cluster .*: worker [ab]: .*libother.so", done.stdout), done.stderr
 
 
 def test_killed_late_and_slow_workers(serial_metric, model_path, small_data, tmp_path):
