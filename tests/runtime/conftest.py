@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,10 @@ from noisystore.runtime.dataset import Dataset
 
 # Makes the helpers beside the tests importable.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Programs that tests interrupt inherit it: a shell's background jobs ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES = 10
 PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
