@@ -128,6 +128,23 @@ def bounded(low: float, high: float, name: str) -> Callable[[str], float]:
     return convert
 
 
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fit_results`."""
+    parser.add_argument(
+        "--axis",
+        choices=("log10", "linear"),
+        default="log10",
+        help="axis on which the curve is logistic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=bounded(0, 1, "confidence"),
+        default=0.95,
+        metavar="C",
+        help="of the midpoints' intervals, at most 0.9999 (default: %(default)s)",
+    )
+
+
 def add_custom_ops(parser: argparse.ArgumentParser) -> None:
     """Declare the option that names libraries of the model's other custom operators."""
     parser.add_argument(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .common import bounded, check_plot, check_written, print_json, progress, table
+from .common import add_fit_options, check_plot, check_written, print_json, progress, table
 
 if TYPE_CHECKING:
     from ..midpoint_groups import Group
@@ -25,19 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", metavar="FILE.sqlite", nargs="+", help="written by `noisystore sweep`"
     )
-    parser.add_argument(
-        "--axis",
-        choices=("log10", "linear"),
-        default="log10",
-        help="axis on which the curve is logistic (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--confidence",
-        type=bounded(0, 1, "confidence"),
-        default=0.95,
-        metavar="C",
-        help="of the intervals, at most 0.9999 (default: %(default)s)",
-    )
+    add_fit_options(parser)
     parser.add_argument(
         "--plot",
         metavar="FILE.png|.svg",

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from ...ortops.errors import InputError
-from .common import bounded, check_output, print_json, progress
+from .common import add_fit_options, check_output, print_json, progress
 from .live_options import add_live, check_live, live_page
 
 HELP = "show results as one page: curves, midpoints, sensitivity, tables"
@@ -46,19 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write each figure as SVG, and as PNG where matplotlib is installed",
     )
     parser.add_argument("--title", help="of the page (default: the names of the files)")
-    parser.add_argument(
-        "--axis",
-        choices=("log10", "linear"),
-        default="log10",
-        help="axis on which the curve is logistic (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--confidence",
-        type=bounded(0, 1, "confidence"),
-        default=0.95,
-        metavar="C",
-        help="of the midpoints' intervals, at most 0.9999 (default: %(default)s)",
-    )
+    add_fit_options(parser)
     add_live(parser, "until Ctrl-C; it grows with the file")
 
 
