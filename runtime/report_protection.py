@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from ..ortops.errors import InputError
+from .report_record import read_record
 from .report_tables import Cell, Table, percent
 from .sites import printable
 
-_MOST_BYTES = 64 << 20
 _HEAD = ["mitigation", "means", "protected bits", "of all", "verified accuracy", "95% from", "to"]
 _HEAD += ["with these means", "target", "holds", "area (F²)", "energy (nJ)", "time (µs)"]
 _NUMBERS = ("verified_accuracy", "low", "high", "accuracy", "target")
@@ -86,18 +83,7 @@ def read_protection(path: str | os.PathLike[str], key: str) -> ProtectionRows:
     InputError
         The file is missing, cannot be read, is damaged or another one.
     """
-
-    def bad(what: str) -> InputError:
-        return InputError(f"protection {path}: {what}: expected a file of `noisystore protect -o`")
-
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        record = json.loads(data[:_MOST_BYTES])
-    except OSError as error:
-        raise bad(f"cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError):
-        raise bad("no JSON") from None
+    record, bad = read_record(path, "protect")
     try:
         rate = " / ".join(f"{p:g}" for p in dict.fromkeys(map(float, record["rate"])))
         about = (

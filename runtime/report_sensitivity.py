@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ..ortops.bit_masks import mask_name
 from ..ortops.errors import InputError
 from ..ortops.formats import WORD_FORMATS
 from .midpoint_finder import FoundMidpoint
+from .report_record import read_record
 from .report_tables import save_button
 from .sensitivity_file import Entries, read_entries
 from .sensitivity_report import field_of, is_bit, midpoint_text, rate_text
@@ -165,20 +165,8 @@ def read_map(path: str | os.PathLike[str], key: str) -> SensitivityMap:
     InputError
         The file is missing, cannot be read, is damaged or another one.
     """
+    record, bad = read_record(path, "sensitivity")
     path = Path(path)
-
-    def bad(what: str) -> InputError:
-        return InputError(
-            f"sensitivity {path}: {what}: expected a file of `noisystore sensitivity -o`"
-        )
-
-    try:
-        with path.open("rb") as file:
-            record = json.loads(file.read(64 << 20))
-    except OSError as error:
-        raise bad(f"cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError):
-        raise bad("no JSON") from None
     try:
         listed = record["sites"]
         sites = {int(s["site"]): printable(str(s["name"]))[:200] for s in listed}
