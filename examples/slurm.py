@@ -23,7 +23,6 @@ from distributed.security import Security
 
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import fit_midpoint, sweep
-from noisystore.runtime.interrupt import Interrupted
 
 # dask-jobqueue has made Ctrl-C a silent exit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -148,5 +147,5 @@ if __name__ == "__main__":
         main(arguments())
     except InputError as error:
         sys.exit(f"slurm.py: error: {error}")
-    except Interrupted as error:
-        sys.exit(f"slurm.py: {error}")
+    except KeyboardInterrupt as error:
+        sys.exit(f"slurm.py: {error or 'interrupted'}")

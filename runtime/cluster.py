@@ -17,6 +17,7 @@ from .cluster_parcel import Parcel
 from .evaluate import Evaluator
 from .ort_session import Provider
 from .point_task import SweepNoise
+from .run_log import LOGGER
 
 MIXED = ("each", "any")
 
@@ -120,6 +121,7 @@ def cluster_executor(
     show = sys.stderr.isatty() if progress is None else progress
 
     def say(text: str) -> None:
+        LOGGER.warning("%s", text)
         if show:
             print(f"\r{text}" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 

@@ -29,6 +29,7 @@ class Stock:
 
     def __init__(self) -> None:
         self._folders: OrderedDict[str, Path] = OrderedDict()
+        self._replaced: list[Path] = []
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -71,6 +72,8 @@ class Stock:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         with self._lock:
+            if sha256 in self._folders:
+                self._replaced.append(self._folders[sha256])
             self._folders[sha256] = folder
             self._folders.move_to_end(sha256)
         return folder
@@ -78,6 +81,9 @@ class Stock:
     def tidy(self, used: set[Path]) -> None:
         """Remove what was used longest ago, beyond `KEPT`, but nothing that is in use."""
         with self._lock:
+            for folder in [folder for folder in self._replaced if folder not in used]:
+                self._replaced.remove(folder)
+                shutil.rmtree(folder, ignore_errors=True)
             for name, folder in list(self._folders.items()):
                 if len(self._folders) <= KEPT:
                     return

@@ -42,6 +42,8 @@ class LivePage:
         A file may be made later: until then the page is empty.
     wanted : iterable of (p01, p10, trial), optional
         Points of the sweep that runs, which has the first file, to say how far it is.
+    each : bool
+        Every kind of machine measures all of them.
     host : str
         Address to listen at.
     port : int
@@ -72,6 +74,7 @@ class LivePage:
         results: Paths,
         *,
         wanted: Iterable[tuple[float, float, int]] | None = None,
+        each: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
         title: str | None = None,
@@ -79,7 +82,7 @@ class LivePage:
         confidence: float = 0.95,
     ) -> None:
         self._state = LiveState(
-            results, wanted=wanted, title=title, axis=axis, confidence=confidence
+            results, wanted=wanted, each=each, title=title, axis=axis, confidence=confidence
         )
         self._host, self._port = host, port
         self._server: _Server | None = None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from .progress import clock
 from .report import Paths, read_all, summary, title_of
 from .report_curves import Known
 from .report_html import content, links, page
-from .results import Results, rates_key
+from .results import Results, rates_key, utc_now
 from .sites import one_line, printable
 
 #: Reading and drawing take at most one part in so many of the time: the sweep has the rest.
@@ -31,6 +30,8 @@ class LiveState:
         A file may be made later: until then there is nothing to show.
     wanted : iterable of (p01, p10, trial), optional
         Points of the sweep that runs, to say how far it is.
+    each : bool
+        Every kind of machine measures all of them.
     title : str, optional
     axis, confidence
         As `fit_midpoint` takes them.
@@ -41,6 +42,7 @@ class LiveState:
         results: Paths,
         *,
         wanted: Iterable[tuple[float, float, int]] | None = None,
+        each: bool = False,
         title: str | None = None,
         axis: str = "log10",
         confidence: float = 0.95,
@@ -49,6 +51,7 @@ class LiveState:
         self._wanted: set[tuple[str, int]] | None = None
         if wanted is not None:
             self._wanted = {(rates_key(p01, p10), trial) for p01, p10, trial in wanted}
+        self._each = each
         self._title = printable(title or title_of(self._paths))
         self._axis, self._confidence = axis, confidence
         self._known: Known = {}
@@ -56,7 +59,7 @@ class LiveState:
         self._points, self._version, self._next = -1, 0, 0.0
         self._content, self._about = content([]), summary([])
         self._progress: dict[str, Any] = {"text": "Waiting for the first point.", "share": None}
-        self._since = _now()
+        self._since = utc_now()
         self._first: tuple[float, int] | None = None
         self._ended = False
 
@@ -107,7 +110,7 @@ class LiveState:
         if self._ended:
             self._progress = {"text": f"Ended, with {points:,} points.", "share": None}
         elif self._wanted is None:
-            text = f"{points:,} points, as of {_now().partition('+')[0].replace('T', ' ')} UTC."
+            text = f"{points:,} points, as of {utc_now().partition('+')[0].replace('T', ' ')} UTC."
             self._progress = {"text": printable(text), "share": None}
         else:
             self._progress = self._how_far(paths[0], self._wanted) if paths else self._progress
@@ -115,7 +118,7 @@ class LiveState:
     def _how_far(self, path: Path, wanted: set[tuple[str, int]]) -> dict[str, Any]:
         # The sweep that runs is the one that has points since it began, and maybe older ones.
         sweeps: set[str] = set()
-        found: set[tuple[str, int]] = set()
+        found: list[tuple[str, int]] = []
         with Results(path, readonly=True) as results:
             for block in results.blocks(("sweep", "measured")):
                 if max(block.own["measured"]) >= self._since:
@@ -125,17 +128,16 @@ class LiveState:
                     points = zip(
                         *(block.own[name] for name in ("p01", "p10", "trial")), strict=True
                     )
-                    found |= {(rates_key(p01, p10), trial) for p01, p10, trial in points}
-        done, now = len(found & wanted), time.monotonic()
-        text = f"{done:,} of {len(wanted):,} points"
+                    found += [(rates_key(p01, p10), trial) for p01, p10, trial in points]
+        done = sum(point in wanted for point in (found if self._each else set(found)))
+        everything, now = len(wanted), time.monotonic()
+        if self._each:
+            everything *= max(len(sweeps), 1)
+        text = f"{done:,} of {everything:,} points"
         if done and self._first is None:
             self._first = now, done
         if self._first is not None and done > self._first[1]:
             begin, before = self._first
-            left = (now - begin) * (len(wanted) - done) / (done - before)
+            left = (now - begin) * (everything - done) / (done - before)
             text += f", about {clock(left)} left"
-        return {"text": text, "share": done / max(len(wanted), 1)}
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return {"text": text, "share": done / max(everything, 1)}

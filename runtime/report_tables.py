@@ -273,5 +273,7 @@ def commands(curves: Sequence[Curve]) -> list[str]:
             words += ["--trials", str(-(-max(map(len, curve.trials)) // len(curve.seeds)))]
             words += [] if keys["mask"] == "all" else ["--mask", printable(keys["mask"])]
             words += ["--seed", str(seed), "--batch-size", str(keys["batch_size"])]
+            if keys["provider"] != "CPUExecutionProvider":
+                words += ["--provider", printable(keys["provider"])]
             lines.append(shlex.join([*words, "-o", "results.sqlite"]))
     return list(dict.fromkeys(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from ..ortops.errors import InputError
-from .results_file import check_file, connect, sqlite3
+from .results_file import open_file, release, sqlite3
 from .results_point import (
     IDENTITY,
     Point,
@@ -81,16 +82,17 @@ class Results(Queries):
         if path is None:
             super().__init__(sqlite3.connect(":memory:", isolation_level=None), None)
         else:
-            check_file(Path(path), readonly)
-            database, self.schema = connect(Path(path), readonly)
+            database, self.schema, identity = open_file(Path(path), readonly)
             super().__init__(database, Path(path))
+            # Also of results that are forgotten without `close`.
+            self._release = weakref.finalize(self, release, identity)
         try:
             with self._errors():
                 self._db.execute("PRAGMA foreign_keys = ON")
                 if not readonly:
                     self._create()
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def add_sweep(self, identity: Mapping[str, Any], description: Mapping[str, Any]) -> int:
@@ -111,7 +113,7 @@ class Results(Queries):
         It starts now, and has a new UUID, unless `environment` has ``started`` and ``uuid``; a run
         whose UUID is there is not stored again.
         """
-        values = {"uuid": str(uuid.uuid4()), "started": _now(), **environment}
+        values = {"uuid": str(uuid.uuid4()), "started": utc_now(), **environment}
         with self.transaction():
             self._insert("runs", values)
             row = self._db.execute("SELECT id FROM runs WHERE uuid = ?", (values["uuid"],))
@@ -128,7 +130,7 @@ class Results(Queries):
         measured : str, optional
             UTC, ISO 8601; None: now.
         """
-        values = {"sweep": sweep, "run": run, **vars(point), "measured": measured or _now()}
+        values = {"sweep": sweep, "run": run, **vars(point), "measured": measured or utc_now()}
         values["noise_seed"] = signed(point.noise_seed)
         bits = {name: values.pop(name) for name in ("correct_bits", "agree_bits")}
         with self.transaction():
@@ -158,6 +160,8 @@ class Results(Queries):
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        if self.path is not None:
+            self._release()
 
     def __enter__(self) -> Results:
         return self
@@ -220,5 +224,6 @@ def results_rows(
     return list(source)
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """Return the time as results hold it: UTC, ISO 8601, seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,58 @@ except ImportError:  # Small systems have Pythons without it; what keeps no resu
 
 #: Seconds that a writer waits for another one.
 BUSY_SECONDS = 60.0
+
+
+#: Device and inode of a file.
+Identity = tuple[int, int]
+
+# POSIX locks belong to a process: when it closes any descriptor of a file, those that SQLite holds
+# on it are gone, and another process may then take the write-ahead log away. So no file that is
+# open here is opened by anything but SQLite.
+_open_here: Counter[Identity] = Counter()
+_opening = threading.Lock()
+
+
+def open_file(path: Path, readonly: bool) -> tuple[sqlite3.Connection, int, Identity]:
+    """Check a file and open it.
+
+    Parameters
+    ----------
+    path, readonly
+        See `connect`.
+
+    Returns
+    -------
+    database, version
+        See `connect`.
+    identity : (int, int)
+        For `release`.
+
+    Raises
+    ------
+    InputError
+        As `check_file` and `connect`.
+    """
+    with _opening:
+        if not (path.exists() and _identity(path) in _open_here):
+            check_file(path, readonly)
+        database, version = connect(path, readonly)
+        identity = _identity(path)
+        _open_here[identity] += 1
+    return database, version, identity
+
+
+def release(identity: Identity) -> None:
+    """Say that a connection of `open_file` is closed."""
+    with _opening:
+        _open_here[identity] -= 1
+        if _open_here[identity] < 1:
+            del _open_here[identity]
+
+
+def _identity(path: Path) -> Identity:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def check_file(path: Path, readonly: bool) -> None:

@@ -83,6 +83,7 @@ def live_page(
     from ..live import LivePage
 
     named = {name: vars(args)[name] for name in ("title", "axis", "confidence") if name in args}
+    named["each"] = getattr(args, "mixed", None) == "each"
     with LivePage(
         results, wanted=wanted, host=args.live_host, port=args.live_port, **named
     ) as live:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
+from ..sites import printable
 from .common import check_apart, check_output, print_json, table
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _label(row: dict[str, Any]) -> str:
 
 def _printable(rows: list[list[str]]) -> list[list[str]]:
     """Return cells in which no control character of a file from elsewhere moves the cursor."""
-    return [["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in rows]
+    return [[printable(cell) for cell in row] for row in rows]
 
 
 def _plain(value: Any) -> Any:

@@ -113,6 +113,11 @@ def run(args: argparse.Namespace) -> int:
     where = cluster(args)
     rates = parse_rates(args.rates)
     cells = []
+    if args.rates_from is not None and args.mixed == "each":
+        raise InputError(
+            "--rates-from: expected one kind of machine, got --mixed each: its points of one rate "
+            "have the same noise"
+        )
     if args.rates_from is not None:
         from ..rram_rates import accuracies, read_rates
 

@@ -192,9 +192,9 @@ function csv(rows) {
   const cell = (value) => {
     if (value === null || value === undefined) return "";
     if (typeof value === "number") return String(value);
-    // A spreadsheet would take such a text for a formula.
-    const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    // A spreadsheet would take such a text for a formula, or its part after another separator.
+    const text = /^[=+\-@\t\r\n']/.test(value) ? `'${value}` : value;
+    return `"${text.replaceAll('"', '""')}"`;
   };
   return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
@@ -282,8 +282,8 @@ function redraw(state) {
 async function follow(known, failed) {
   try {
     const answer = await fetch(`state?known=${encodeURIComponent(known)}`, { cache: "no-store" });
+    if (!answer.ok) throw new Error(answer.statusText);
     const state = await answer.json();
-    if (!answer.ok) throw new Error(state.problem);
     if (state.main !== undefined) redraw(state);
     one("#progress-text").textContent = state.text;
     const bar = one("#progress-bar");

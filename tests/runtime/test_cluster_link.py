@@ -195,3 +195,9 @@ def test_workers_of_one_machine_are_not_a_cluster(model_path, small_npz, tmp_pat
     message = error(*words, "--cluster", "tcp://127.0.0.1:1", "--workers", "2")
     assert 'workers: expected 1 or "auto" with a cluster, whose own workers measure' in message
     assert not list(tmp_path.iterdir())
+
+
+def test_conditions_of_a_cell_are_of_one_kind_of_machine(model_path, small_npz, tmp_path, error):
+    words = ["sweep", model_path, "--data", f"npz:{small_npz}", "-o", tmp_path / "r.sqlite"]
+    words += ["--cluster", "tcp://127.0.0.1:1", "--rates-from", tmp_path / "rates.json"]
+    assert "--rates-from: expected one kind of machine" in error(*words, "--mixed", "each")

@@ -84,6 +84,12 @@ def test_a_stock_keeps_what_was_used_last(tmp_path, monkeypatch):
     assert stock.names() == ["b", "a"]
     assert [folder.exists() for folder in folders] == [True, True, False, False]
     assert stock.find("c") is None
+    for _ in range(3):
+        new = stock.put("a", content, cluster_stock.write_files, str(tmp_path))
+    stock.tidy({folders[0]})
+    assert len(list(tmp_path.iterdir())) == 3  # b, the new a, and the old one, which is in use
+    stock.tidy(set())
+    assert sorted(tmp_path.iterdir()) == sorted([folders[1], new])
 
 
 @pytest.mark.parametrize("name", ["../out.bin", "/out.bin", "w/../../out.bin"])

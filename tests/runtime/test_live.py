@@ -175,6 +175,15 @@ def test_how_far(tmp_path, monkeypatch):
     assert found["about"].startswith("2 curves of 2 networks, 66 measured points")
 
 
+def test_how_far_two_kinds_of_machines_are(tmp_path):
+    path = tmp_path / "r.sqlite"
+    wanted = [(float(rate), float(rate), trial) for rate in RATES for trial in range(4)]
+    each = LiveState([path], wanted=wanted, each=True)
+    write(path, trials=3)
+    write(path, trials=1, machine="aarch64")
+    assert each.state("")["text"] == "44 of 88 points"
+
+
 def test_it_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
     path = write(tmp_path / "r.sqlite")
     state = LiveState([path])

@@ -283,3 +283,25 @@ def test_a_log_in_a_folder_that_may_not_be_written(tmp_path):
     with Results(copies / "r.sqlite", readonly=True) as results:
         assert len(results) == 1
     writer.close()
+
+
+def test_reading_an_open_file_keeps_its_locks(tmp_path):
+    """Closing any descriptor of a file drops all of a process's locks on it (POSIX)."""
+    path = tmp_path / "r.sqlite"
+    other = "import sys; from noisystore.runtime import Results; "
+    with Results(path) as results:
+        results.add_run(ENVIRONMENT)
+        Results(path, readonly=True).close()
+        # Were this process's locks gone, another one would take the log away, being the last.
+        close = other + "Results(sys.argv[1]).close()"
+        subprocess.run([sys.executable, "-c", close, path], check=True)
+        results.add_run(ENVIRONMENT)
+        query = "SELECT COUNT(*) AS n FROM runs"
+        count = other + f"print(Results(sys.argv[1], readonly=True).select({query!r})[0]['n'])"
+        found = subprocess.run(
+            [sys.executable, "-c", count, path], capture_output=True, text=True, check=True
+        )
+        assert found.stdout == "2\n"
+    path.write_text("another kind of file " * 10)
+    with pytest.raises(InputError, match="another kind of file"):
+        Results(path)
