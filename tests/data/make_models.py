@@ -29,10 +29,17 @@ from noisystore.ortops.noise_inputs import (
 )
 
 FOLDER = pathlib.Path(__file__).parent
+#: Nodes that are no sites carry this mark, by which ONNX Runtime keeps them on the CPU on demand.
+HOST_MARK = onnx.StringStringEntryProto(key="layer_ann", value="host")
 
 
 def store(
-    x: str, y: str, site: int, rows_per_sample: int = 1, storage_format: str = "native"
+    x: str,
+    y: str,
+    site: int,
+    rows_per_sample: int = 1,
+    storage_format: str = "native",
+    **quantization: float,
 ) -> onnx.NodeProto:
     """NoisyStore from x to y."""
     return helper.make_node(
@@ -44,6 +51,7 @@ def store(
         site=site,
         rows_per_sample=rows_per_sample,
         storage_format=storage_format,
+        **quantization,
     )
 
 
@@ -58,6 +66,9 @@ def write(
 ) -> None:
     """Add the noise inputs and the metadata, check, and save."""
     stores = [node for node in nodes if node.op_type == OPERATOR]
+    for node in nodes:
+        if node.op_type != OPERATOR and not node.metadata_props:
+            node.metadata_props.append(HOST_MARK)
     count = len(stores)
     defaults = {
         BIT_ERROR_RATE: np.zeros((count, 2)),
@@ -131,6 +142,30 @@ def element_type_model(kind: str, code: int, word_bits: int) -> None:
     )
 
 
+def formats_model(kind: str, code: int, word_bits: int) -> None:
+    """x [N, C] -> a site for each storage format but its own."""
+    outer = TensorProto.FLOAT if kind == "bfloat16" else code
+    formats = [name for name in STORAGE_FORMATS if name != kind]
+    nodes, outputs, x = [], [], "x"
+    if outer != code:
+        nodes, x = [helper.make_node("Cast", ["x"], ["typed_x"], to=code)], "typed_x"
+    for site, name in enumerate(formats):
+        y = name if outer == code else f"typed_{name}"
+        nodes.append(store(x, y, site, storage_format=name, scale=0.75, zero_point=6))
+        if outer != code:
+            nodes.append(helper.make_node("Cast", [y], [name], to=outer))
+        outputs.append(helper.make_tensor_value_info(name, outer, ["N", "C"]))
+    write(
+        f"formats_{kind}",
+        nodes,
+        [helper.make_tensor_value_info("x", outer, ["N", "C"])],
+        outputs,
+        [],
+        [0] * len(formats),
+        word_bits,
+    )
+
+
 def rows_model() -> None:
     """x [R, 5] -> sites of two rows a sample, of all rows sample 0, and of all rows one sample."""
     nodes, outputs = [], []
@@ -189,5 +224,7 @@ def convolution_models() -> None:
 if __name__ == "__main__":
     for element_type in ELEMENT_TYPES.values():
         element_type_model(*element_type)
+        if "float" in element_type.name:
+            formats_model(*element_type)
     rows_model()
     convolution_models()

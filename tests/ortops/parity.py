@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare NoisyStore in this ONNX Runtime with `ortops.apply` and the NumPy oracle, bit for bit.
 
-`python tests/ortops/parity.py [PROVIDER]` needs noisystore, NumPy and ONNX Runtime, nothing else;
-.ci/check_ort_versions runs it against several versions, benchmarks/gpu.py on a device. The models
-are those of tests/data/make_models.py. With a runtime that is too old, checks that the error says
-so. Prints one line; exits with 1 on a difference.
+`python tests/ortops/parity.py [PROVIDER [--only-sites]]` needs noisystore, NumPy and ONNX Runtime,
+nothing else; .ci/check_ort_versions runs it against several versions, benchmarks/gpu.py on a device
+and .ci/check_emulated_cuda on an emulated one, with --only-sites: all other nodes stay on the CPU.
+The models are those of tests/data/make_models.py. With a runtime that is too old, checks that the
+error says so. Prints one line; exits with 1 on a difference.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from noisystore.ortops.noise_inputs import (
 DATA = pathlib.Path(__file__).parent.parent / "data"
 OLDEST = (1, 17)
 THREADS = (1, 2)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+ONLY_SITES = ("session.layer_assignment_settings", "cpu(=host)")  # the mark of make_models.py
 providers = ["CPUExecutionProvider"]
+session_config: list[tuple[str, str]] = []
 # Else the algorithms of two sessions differ, by what was faster at their start.
 EQUAL_CONVOLUTIONS = {
     "CUDAExecutionProvider": {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -104,6 +108,8 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # overridable initializers warn
     options.intra_op_num_threads = threads
+    for key, value in session_config:
+        options.add_session_config_entry(key, value)
     ortops.register(options)
     settings = [(provider, EQUAL_CONVOLUTIONS.get(provider, {})) for provider in providers]
     made = onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=settings)
@@ -166,7 +172,11 @@ def words(kind: str, shape: tuple[int, ...]) -> Array:
 
 def widened(bfloat16: Array) -> Array:
     """Return bfloat16 words as float32 with one kind of NaN."""
-    x = (bfloat16.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return one_nan((bfloat16.astype(np.uint32) << np.uint32(16)).view(np.float32))
+
+
+def one_nan(x: Array) -> Array:
+    """Return float32 with one kind of NaN: what becomes of others differs between machines."""
     return np.where(np.isnan(x), np.float32(np.nan), x)
 
 
@@ -190,21 +200,36 @@ def check_element_type(comparison: Comparison, kind: str) -> None:
             for threads, runner in sessions.items():
                 (got,) = runner.run(None, {"x": feed, **noise.feeds(2)})
                 if kind == "bfloat16":
-                    got = np.where(np.isnan(got), np.float32(np.nan), got)
+                    got = one_nan(got)
                 comparison.equal(f"{what}, {threads} threads", got, expected)
     clean = sessions[1].run(None, {"x": feed})[0]
     comparison.equal(f"{kind}, default noise", clean, np.concatenate([feed, feed], axis=1))
 
 
 def check_storage_formats(comparison: Comparison) -> None:
-    """Every float type in every other format; no runtime needed, but this machine's library."""
-    for kind in ("float16", "bfloat16", "float32", "float64"):
-        x = words(kind, (4, 256))
-        for form in STORAGE_FORMATS:
-            quantization = {"scale": 0.75, "zero_point": 6}
-            for noise in (Noise(0), Noise(1e-3, 0x1F, 3), Noise((0.02, 0.001), seed=4), Noise(0.2)):
-                what = f"{kind} as {form} {noise}"
-                comparison.apply(what, x, noise, 1, storage_format=form, **quantization)
+    """Every float type in every other format."""
+    noises = [noise for noise in NOISES if not isinstance(noise.mask, list)]
+    for kind in FLOATS:
+        sessions = {threads: session(f"formats_{kind}", threads) for threads in THREADS}
+        formats = [name for name in STORAGE_FORMATS if name != kind]
+        for columns, chosen in ((256, noises), (5001, LARGE_NOISES[:4])):
+            x = words(kind, (4, columns))
+            for noise in chosen:
+                if np.ndim(noise.rate) == 2:
+                    continue  # tables of two sites
+                what = f"{kind}[4, {columns}] {noise}"
+                feed = widened(x) if kind == "bfloat16" else x
+                outputs = [
+                    runner.run(None, {"x": feed, **noise.feeds(len(formats))})
+                    for runner in sessions.values()
+                ]
+                for site, form in enumerate(formats):
+                    options = {"storage_format": form, "scale": 0.75, "zero_point": 6}
+                    y = comparison.apply(f"{what} as {form}", x, noise, site, **options)
+                    expected = widened(y) if kind == "bfloat16" else y
+                    for threads, got in zip(THREADS, outputs, strict=True):
+                        got = one_nan(got[site]) if kind == "bfloat16" else got[site]
+                        comparison.equal(f"{what} as {form}, {threads} threads", got, expected)
 
 
 def check_rows(comparison: Comparison) -> None:
@@ -263,8 +288,12 @@ def refusal() -> Iterator[str]:
         yield f"expected an error that says {expected!r}, got none"
 
 
-def main(provider: str | None = None) -> int:
+def main(provider: str | None = None, where: str = "") -> int:
     name = f"onnxruntime {onnxruntime.__version__}"
+    if where not in ("", "--only-sites"):
+        raise NoProvider(f"expected --only-sites or nothing behind the provider, got {where}")
+    if where:
+        session_config.append(ONLY_SITES)
     if provider is not None:
         if provider not in onnxruntime.get_available_providers():
             raise NoProvider(f"{name}: {provider} is not available")
@@ -288,7 +317,7 @@ def main(provider: str | None = None) -> int:
 
 if __name__ == "__main__":
     try:
-        status = main(*sys.argv[1:2])
+        status = main(*sys.argv[1:3])
     except NoProvider as error:
         print(error, file=sys.stderr)
         status = 2

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+namespace emulator {
+namespace {
+
+thread_local int current_device = 0;
+
+int devices_wanted() {
+  const char* text = std::getenv("NOISYSTORE_EMULATED_DEVICES");
+  return text == nullptr ? 1 : std::clamp(std::atoi(text), 0, 8);
+}
+
+// With NOISYSTORE_EMULATOR_REPORT, what has run is said when the process ends.
+void report() {
+  if (std::getenv("NOISYSTORE_EMULATOR_REPORT") == nullptr) return;
+  for (const auto& [name, launches] : Devices::get().launches) {
+    std::fprintf(stderr, "CUDA emulator: %llu launches of %s\n",
+                 static_cast<unsigned long long>(launches), name.c_str());
+  }
+}
+
+}  // namespace
+
+Devices::Devices(int devices) : count(devices) {
+  std::atexit(report);
+  for (int device = 0; device < devices; ++device) defaults_[device] = Stream{device, false};
+}
+
+Devices& Devices::get() {
+  static Devices* all = new Devices(devices_wanted());  // lives as long as the process
+  return *all;
+}
+
+int Devices::current() const { return current_device; }
+void Devices::set_current(int device) { current_device = device; }
+
+Stream* Devices::stream(void* handle) {
+  // 1 and 2 are CUDA's names of the default stream, and of a thread's own.
+  if (reinterpret_cast<std::uintptr_t>(handle) <= 2) return default_of(current_device);
+  auto* stream = static_cast<Stream*>(handle);
+  return streams_.count(stream) == 0 ? nullptr : stream;
+}
+
+Stream* Devices::make_stream(bool blocking) {
+  return *streams_.insert(new Stream{current_device, blocking}).first;
+}
+
+void Devices::destroy(Stream* stream) {
+  finish(stream);
+  streams_.erase(stream);
+  delete stream;
+}
+
+void Devices::run_one(Stream* stream) {
+  const auto work = std::move(stream->work.front());
+  stream->work.pop_front();
+  ++stream->done;
+  if (error != cudaSuccess) return;
+  try {
+    work();
+  } catch (const std::exception& problem) {
+    std::fprintf(stderr, "CUDA emulator: %s\n", problem.what());
+    error = cudaErrorIllegalAddress;
+  }
+}
+
+void Devices::finish(Stream* stream, std::uint64_t until) {
+  while (!stream->work.empty() && stream->done < until) run_one(stream);
+}
+
+void Devices::finish_all() {
+  for (auto& [device, stream] : defaults_) finish(&stream);
+  for (Stream* stream : streams_) finish(stream);
+}
+
+void Devices::queue(Stream* stream, std::function<void()> work) {
+  // The default stream and those that are ordered with it wait for each other.
+  Stream* first = default_of(stream->device);
+  if (stream == first) {
+    for (Stream* other : streams_) {
+      if (other->blocking && other->device == stream->device) finish(other);
+    }
+  } else if (stream->blocking) {
+    finish(first);
+  }
+  stream->work.push_back(std::move(work));
+  ++stream->queued;
+}
+
+bool Devices::is_pinned(const void* at) const {
+  const auto address = reinterpret_cast<std::uint64_t>(at);
+  auto found = pinned.upper_bound(address);
+  return found != pinned.begin() && address < (--found)->first + found->second;
+}
+
+void Devices::move(unsigned char* to, const unsigned char* from, std::size_t size) {
+  const auto resolve = [&](const void* at, bool written) {
+    const auto address = reinterpret_cast<std::uint64_t>(at);
+    auto* plain = static_cast<unsigned char*>(const_cast<void*>(at));
+    if (!memory().is_device(address)) return plain;
+    std::size_t inside = 0;
+    Block* block = memory().find(address, inside);
+    if (block == nullptr || size > block->size() - inside) {
+      throw Error("a copy leaves what is allocated");
+    }
+    if (written) block->mark_written(inside, size);
+    return block->data() + inside;
+  };
+  if (size != 0) std::memmove(resolve(to, true), resolve(from, false), size);
+}
+
+cudaError_t Devices::copy(void* to, const void* from, std::size_t size, Stream* stream,
+                          bool waits) {
+  const auto on_device = [](const void* at) {
+    return memory().is_device(reinterpret_cast<std::uint64_t>(at));
+  };
+  auto* target = static_cast<unsigned char*>(to);
+  const auto* source = static_cast<const unsigned char*>(from);
+  if (!on_device(from) && !is_pinned(from)) {
+    auto staged = std::make_shared<std::vector<unsigned char>>(source, source + size);
+    queue(stream, [=] { move(target, staged->data(), size); });
+  } else {
+    queue(stream, [=] { move(target, source, size); });
+  }
+  if (waits || (!on_device(to) && !is_pinned(to))) finish(stream);
+  return error;
+}
+
+cudaError_t Devices::fill(void* to, int value, std::size_t size, Stream* stream, bool waits) {
+  auto bytes = std::make_shared<std::vector<unsigned char>>(size,
+                                                            static_cast<unsigned char>(value));
+  queue(stream, [=] { move(static_cast<unsigned char*>(to), bytes->data(), size); });
+  if (waits) finish(stream);
+  return error;
+}
+
+void Devices::add_module(void* handle, const void* fat_binary) {
+  modules_[handle] = Module{fat_binary};
+}
+
+void Devices::add_function(void* handle, const void* function, const char* name) {
+  functions_[function] = {handle, name};
+}
+
+cudaError_t Devices::launch(const void* function, const Grid& grid, void** arguments,
+                            Stream* stream) {
+  const auto found = functions_.find(function);
+  if (found == functions_.end()) return cudaErrorInvalidDeviceFunction;
+  Module& module = modules_[found->second.first];
+  if (!module.parsed) {
+    module.parsed = true;
+    try {
+      module.kernels = parse(ptx_of(module.fat_binary));
+    } catch (const Error& problem) {
+      std::fprintf(stderr, "CUDA emulator: PTX: %s\n", problem.what());
+      return cudaErrorInvalidPtx;
+    }
+  }
+  const auto kernel = module.kernels.find(found->second.second);
+  if (kernel == module.kernels.end()) {
+    std::fprintf(stderr, "CUDA emulator: no PTX of %s\n", found->second.second.c_str());
+    return cudaErrorNoKernelImageForDevice;
+  }
+  if (error != cudaSuccess) return error;
+  const Kernel& code = kernel->second;
+  if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
+  std::vector<unsigned char> parameters(code.parameter_bytes);
+  for (std::size_t i = 0; i < code.parameter_offset.size(); ++i) {
+    std::memcpy(parameters.data() + code.parameter_offset[i], arguments[i],
+                code.parameter_size[i]);
+  }
+  const int device = stream->device;
+  queue(stream, [&code, grid, parameters, device] {
+    ++Devices::get().launches[code.name];
+    try {
+      run_grid(code, grid, parameters, device);
+    } catch (const Error& problem) {
+      throw Error(code.name + ": " + problem.what());
+    }
+  });
+  return cudaSuccess;
+}
+
+}  // namespace emulator

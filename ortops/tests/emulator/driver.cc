@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The little of CUDA's driver interface that benchmarks/cuda_driver.py calls.
+#include <cstdio>
+
+#include "device.h"
+
+extern "C" {
+
+int cuInit(unsigned) { return emulator::Devices::get().count == 0 ? 100 : 0; }
+int cuDriverGetVersion(int* version) { return cudaDriverGetVersion(version); }
+int cuDeviceGetCount(int* count) { return *count = emulator::Devices::get().count, 0; }
+int cuDeviceGet(int* device, int number) { return *device = number, 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  return *context = reinterpret_cast<void*>(std::uintptr_t{1} + static_cast<unsigned>(device)), 0;
+}
+int cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
+  return *flags = 0, *active = 1, 0;
+}
+int cuCtxSetCurrent(void* context) {
+  return cudaSetDevice(static_cast<int>(reinterpret_cast<std::uintptr_t>(context) - 1));
+}
+int cuCtxSynchronize() { return cudaDeviceSynchronize(); }
+int cuDeviceGetName(char* name, int size, int device) {
+  return std::snprintf(name, static_cast<std::size_t>(size), "emulated device %d", device), 0;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  return cudaDeviceGetAttribute(value, static_cast<cudaDeviceAttr>(attribute), device);
+}
+int cuGetErrorString(int error, const char** text) {
+  return *text = cudaGetErrorString(static_cast<cudaError_t>(error)), 0;
+}
+int cuMemAlloc_v2(void** at, std::size_t size) { return cudaMalloc(at, size); }
+int cuMemFree_v2(void* at) { return cudaFree(at); }
+int cuMemcpyHtoD_v2(void* to, const void* from, std::size_t size) {
+  return cudaMemcpy(to, from, size, cudaMemcpyHostToDevice);
+}
+int cuMemcpyDtoH_v2(void* to, const void* from, std::size_t size) {
+  return cudaMemcpy(to, from, size, cudaMemcpyDeviceToHost);
+}
+int cuMemcpyDtoDAsync_v2(void* to, const void* from, std::size_t size, cudaStream_t stream) {
+  return cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
+}
+}
