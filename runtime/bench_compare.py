@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..ortops.errors import InputError
+from .bench import CLEAN
 from .bench_report import read_report
 from .bench_tables import Section, graph_name
 
@@ -132,6 +133,12 @@ def _differing(
     return [name for name, of in settings if any(of(r) != of(reports[0]) for r in reports)]
 
 
+def _differing_clean(reports: Sequence[_Report], concerned: bool) -> list[str]:
+    """Name the model without sites where a figure is of it and it is known to be another one."""
+    known = {report["model"]["clean_sha256"] for report in reports} - {None}
+    return ["model without sites"] if concerned and len(known) > 1 else []
+
+
 def _operator_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
     operators = [report["operator"] for report in reports]
     differs = _differing(
@@ -168,7 +175,10 @@ def _model_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
             continue
         rows += [
             _row(
-                f"{graph}, {measure}", "images/s", _values(tables, graph, "images_per_second"), more
+                f"{graph}, {measure}",
+                "images/s",
+                _values(tables, graph, "images_per_second"),
+                [*_differing_clean(reports, graph == CLEAN), *more],
             )
             for graph in _keys(tables)
         ]
@@ -192,9 +202,17 @@ def _ratio_rows(reports: Sequence[_Report]) -> list[dict[str, Any]]:
     """Ratios within a report, each machine with its own threads and batch size."""
     tables = [{f"rate {r['rate']:g}": r for r in report["model"]["rows"]} for report in reports]
     rows = [
-        _row(f"{rate}, {name}", "ratio", _values(tables, rate, key), [])
+        _row(
+            f"{rate}, {name}",
+            "ratio",
+            _values(tables, rate, key),
+            _differing_clean(reports, of_clean),
+        )
         for rate in _keys(tables)
-        for key, name in (("ratio", "x all rates 0"), ("ratio_clean", "x without sites"))
+        for key, name, of_clean in (
+            ("ratio", "x all rates 0", False),
+            ("ratio_clean", "x without sites", True),
+        )
     ]
     harness = [report["model"]["harness"]["ratio"] for report in reports]
     prepare = [report["model"]["prepare_ms"] for report in reports]
@@ -212,7 +230,12 @@ def _energy_rows(reports: Sequence[_Report], differs: Sequence[str]) -> list[dic
     )
     tables = [{graph_name(row): row for row in report["energy"]["rows"]} for report in reports]
     return [
-        _row(f"energy, {graph}{more}", unit, _values(tables, graph, key), [*meters, *differs])
+        _row(
+            f"energy, {graph}{more}",
+            unit,
+            _values(tables, graph, key),
+            [*_differing_clean(reports, graph == CLEAN), *meters, *differs],
+        )
         for graph in _keys(tables)
         for key, more, unit in (
             ("joules_per_image", "", "J an image"),

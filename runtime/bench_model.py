@@ -17,7 +17,7 @@ from .bench import CLEAN, NOISY, interleaved
 from .bench_energy import Run, bench_energy
 from .bench_process import memory, start_up
 from .dataset import Dataset, load, prepare
-from .model_file import check_model_path
+from .model_file import check_model_path, model_sha256
 from .ort_session import Provider, SessionMaker
 from .session import NoisySession
 from .sites import one_line
@@ -110,6 +110,7 @@ def bench_model(
             "model": model,
             "name": session.path.name,
             "sha256": session.model_sha256,
+            "clean_sha256": None if clean is None else model_sha256(clean),
             "sites": len(session.sites),
             "formats": sorted({site.word_format or "native" for site in session.sites}),
             "data": images.name,

@@ -138,6 +138,7 @@ _SCHEMA = {
         {
             "name": str,
             "sha256": str,
+            "clean_sha256": _Maybe(str),
             "sites": int,
             "formats": [str],
             "data": str,
@@ -146,6 +147,7 @@ _SCHEMA = {
             "batch": int,
             "threads": _Maybe(int),
             "prepare_ms": _Maybe(float),
+            "rows": [{"rate": float, "ratio": float, "ratio_clean": _Maybe(float)}],
             "harness": {"seconds": float, "ratio": float},
         }
     ),

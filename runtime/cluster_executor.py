@@ -281,10 +281,11 @@ class ClusterExecutor:
         if self._alone_since is None:
             self._alone_since = now
         if now - self._alone_since >= self._patience:
-            refused = "".join(f"; {reason}" for reason in self._roster.refusals[:3])
+            silent = [f"worker {one}: registered, but no answer" for one in self._roster.silent]
+            others = "".join(f"; {reason}" for reason in (*self._roster.refusals[:3], *silent[:3]))
             raise InputError(
                 f"cluster {self._where}: no worker was ready for {self._patience:g} s: start some "
-                f"(`noisystore worker {self._where}`), then run the same command{refused}"
+                f"(`noisystore worker {self._where}`), then run the same command{others}"
             )
 
     def _cancel(self) -> None:

@@ -135,8 +135,8 @@ class Roster:
         for identity in set(self._members) - set(found):
             self._lose(self._members.pop(identity))
         for identity, (address, name) in found.items():
-            if identity not in self._members:
-                member = self._members[identity] = Member(address, name)
+            member = self._members.setdefault(identity, Member(address, name))
+            if member.ticket is None and not member.greeted and not member.refused:
                 self._ask(member)
 
     def told(self, answer: Answer) -> None:
@@ -155,7 +155,8 @@ class Roster:
         if isinstance(answer.error, asyncio.CancelledError):
             raise gone(self._where)
         if isinstance(answer.error, OSError):
-            del self._members[found[0]]  # The next look finds out whether it is there.
+            # The next look finds out whether it is there, and asks again.
+            self._members[found[0]] = Member(member.address, member.name)
         elif isinstance(answer.error, cluster_worker.NotReady) and member.stock:
             member.stock = frozenset()  # What it had is gone: it gets all.
             self._ask(member)
@@ -208,6 +209,12 @@ class Roster:
     def refusals(self) -> list[str]:
         """Why workers that are there are not used, one line each."""
         return [f"worker {m.name}: {m.refused}" for m in self._members.values() if m.refused]
+
+    @property
+    def silent(self) -> list[str]:
+        """Which workers have registered, but never answered."""
+        members = [m for m in self._members.values() if not m.greeted and not m.refused]
+        return [m.name if m.name == m.address else f"{m.name} ({m.address})" for m in members]
 
     def futures(self) -> list[Future]:
         """Return the tasks that make workers ready now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,10 @@ from ..ortops.errors import InputError
 from .midpoint import Fit, Points, check_options, fit_midpoint
 from .results import Results, unpack_bits
 
-# A sweep's identity without its seed: other seeds are further trials of the same curve. Batch size,
-# provider and machine stay, because one seed gives the same flips on all of them, no new trials.
-_GROUP = (
+#: Columns that the points of a curve share: a sweep's identity without its seed, because other
+#: seeds are further trials of the same curve. Batch size, provider and machine stay, because one
+#: seed gives the same flips on all of them, no new trials.
+CURVE = (
     "model",
     "model_sha256",
     "storage_format",
@@ -37,7 +38,7 @@ _GROUP = (
     "metric_name",
 )
 _READ = (
-    *(*_GROUP, "seed", "clean_accuracy", "p01", "p10", "trial", "correct", "agreement"),
+    *(*CURVE, "seed", "clean_accuracy", "p01", "p10", "trial", "correct", "agreement"),
     *("correct_bits", "agree_bits", "clean_bits"),
 )
 
@@ -125,6 +126,78 @@ def fit_results(
     return groups
 
 
+def directions_of(p01: float, p10: float) -> str:
+    """Return p01:p10 with the larger as 1; empty without noise, which belongs to no curve.
+
+    As text, which rounds: or rates of one direction would seem to be of several.
+    """
+    top = max(p01, p10)
+    return f"{p01 / top:.6g}:{p10 / top:.6g}" if top > 0 else ""
+
+
+def fit_curve(
+    shared: Mapping[str, Any],
+    rate: npt.NDArray[np.float64],
+    trial: Sequence[int],
+    right: Sequence[int | None],
+    *,
+    labelled: bool,
+    bits: npt.NDArray[np.bool_] | None,
+    clean_bits: npt.NDArray[np.bool_] | None,
+    axis: str,
+    confidence: float,
+) -> tuple[Points, Fit]:
+    """Fit the points of one curve of a results file.
+
+    Parameters
+    ----------
+    shared : mapping
+        Columns that all points have alike: images, classes, clean_accuracy.
+    rate : array [P]
+        The larger of p01 and p10.
+    trial, right : sequence [P]
+        `right` counts the predictions that agree with the labels, or with the clean network.
+    labelled : bool
+        Which of these two.
+    bits, clean_bits : array [P, images], array [images]; or None
+        Which predictions are right, and with the labels those of the clean network.
+    axis, confidence
+        As `fit_midpoint` takes them.
+
+    Returns
+    -------
+    (Points, Fit)
+
+    Raises
+    ------
+    InputError
+        There are no predictions to count, or `fit_midpoint` cannot fit them.
+    """
+    if None in right:
+        raise InputError(
+            "expected class predictions, got a metric only: there is no accuracy to fit"
+        )
+    if not shared["classes"]:
+        raise InputError("expected a number of classes, got none")
+    images = shared["images"]
+    points = Points(
+        rate=rate,
+        trial=np.array(trial),
+        correct=np.array(right),
+        images=np.full(len(rate), images),
+        bits=bits,
+        clean_bits=clean_bits if labelled else np.ones(images, dtype=bool),
+    )
+    fit = fit_midpoint(
+        points,
+        clean_accuracy=shared["clean_accuracy"] if labelled else 1.0,
+        classes=shared["classes"],
+        axis=axis,
+        confidence=confidence,
+    )
+    return points, fit
+
+
 def _curves(
     source: Results | str | os.PathLike[str] | Iterable[dict[str, Any]],
 ) -> Iterator[list[dict[str, Any]]]:
@@ -137,7 +210,7 @@ def _curves(
             return
         sweeps: dict[tuple[Any, ...], list[str]] = {}
         for shared in source.sweep_rows():
-            sweeps.setdefault(tuple(shared[name] for name in _GROUP), []).append(shared["sweep"])
+            sweeps.setdefault(tuple(shared[name] for name in CURVE), []).append(shared["sweep"])
         for keys in sweeps.values():
             parts = (source.rows(columns=_READ, sweep=key) for key in keys)
             yield from _grouped(row for part in parts for row in part)
@@ -147,46 +220,34 @@ def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if max(row["p01"], row["p10"]) > 0:
-            key = (*(row[name] for name in _GROUP), _directions(row))
+            key = (*(row[name] for name in CURVE), directions_of(row["p01"], row["p10"]))
             grouped.setdefault(key, []).append(row)
     yield from grouped.values()
-
-
-def _directions(row: dict[str, Any]) -> str:
-    top = max(row["p01"], row["p10"])
-    return f"{row['p01'] / top:.6g}:{row['p10'] / top:.6g}"
 
 
 def _fit_group(rows: list[dict[str, Any]], axis: str, confidence: float) -> Group:
     first = rows[0]
     labelled = all(row["correct"] is not None for row in rows)
     count, bits = ("correct", "correct_bits") if labelled else ("agreement", "agree_bits")
-    if any(row[count] is None for row in rows):
-        raise InputError(
-            f"results of {first['model']}: expected class predictions, got a metric only: "
-            "there is no accuracy to fit"
-        )
-    if not first["classes"]:
-        raise InputError(f"results of {first['model']}: expected a number of classes, got none")
-    clean = first["clean_accuracy"] if labelled else 1.0
     rate = np.array([max(row["p01"], row["p10"]) for row in rows])
-    points = Points(
-        rate=rate,
-        trial=np.array([row["trial"] for row in rows]),
-        correct=np.array([row[count] for row in rows]),
-        images=np.array([row["images"] for row in rows]),
-        bits=_unpacked(rows, bits),
-        clean_bits=_clean_bits(first) if labelled else np.ones(first["images"], dtype=bool),
-    )
+    unpacked, clean_bits = _unpacked(rows, bits), _clean_bits(first)
     try:
-        fit = fit_midpoint(
-            points, clean_accuracy=clean, classes=first["classes"], axis=axis, confidence=confidence
+        points, fit = fit_curve(
+            first,
+            rate,
+            [row["trial"] for row in rows],
+            [row[count] for row in rows],
+            labelled=labelled,
+            bits=unpacked,
+            clean_bits=clean_bits,
+            axis=axis,
+            confidence=confidence,
         )
     except InputError as error:
         raise InputError(f"{first['model']} (mask {first['mask']}): {error}") from None
-    keys = {name: first[name] for name in _GROUP if name not in ("storage_format", "images")}
+    keys = {name: first[name] for name in CURVE if name not in ("storage_format", "images")}
     keys["format"] = first["storage_format"]
-    keys["directions"] = _directions(first)
+    keys["directions"] = directions_of(first["p01"], first["p10"])
     keys["metric"] = "accuracy" if labelled else "agreement"
     keys["trials"] = int(np.unique(rate, return_counts=True)[1].max())
     keys["seeds"] = sorted({row["seed"] for row in rows})

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,6 @@ def _usual(sites: Sequence[Site], bits: Bits) -> tuple[str, ...]:
     return ("none", "clip+nan") if hardened else ("none",)
 
 
-def _within(low: float, high: float) -> tuple[float, float]:
-    return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
-
-
 def _design(
     mitigation: str,
     choice: Choice,
@@ -254,15 +251,14 @@ def _design(
 ) -> Design:
     sites = runs.evaluator.session.sites
     run = choice.run
-    low, high = run.loss_interval()
     target = run.clean_accuracy - allowed(run)
     alone = run
     if choice.bits:
         show("verifying: nothing protected")
         samples = runs.verifying(images)
         alone = runs.run(np.zeros_like(choice.protected), samples, "verify")
-    alone_low, alone_high = alone.loss_interval()
     stored = _stored(sites, runs.bits, choice.protected)
+    left_loss = _left_loss(runs, choice.protected, images)
     ways: list[Means] = []
     failed: dict[str, str] = {}
     for name in means if choice.bits else (None,):
@@ -275,7 +271,7 @@ def _design(
         lost = 0.0
         if price.left_flips > _MOST_LEFT:
             show(f"measuring the errors that {name} leaves")
-            lost = _left_loss(runs, choice.protected, price.left, images)
+            lost = left_loss(price.left)
         # Of the predictions that the other errors leave, these leave a share.
         kept = max(1 - lost / (run.clean_accuracy - runs.chance), 0.0)
         accuracy = runs.chance + (run.accuracy - runs.chance) * kept
@@ -284,12 +280,9 @@ def _design(
         mitigation=mitigation,
         bits=choice.bits,
         masks=[int(mask) for mask in choice.protected],
-        unprotected=(
-            alone.accuracy,
-            _within(alone.clean_accuracy - alone_high, alone.clean_accuracy - alone_low),
-        ),
+        unprotected=(alone.accuracy, alone.accuracy_interval()),
         accuracy=run.accuracy,
-        interval=_within(run.clean_accuracy - high, run.clean_accuracy - low),
+        interval=run.accuracy_interval(),
         clean_accuracy=run.clean_accuracy,
         target=target,
         images=len(run.correct),
@@ -299,12 +292,24 @@ def _design(
     )
 
 
-def _left_loss(runs: PairedRuns, protected: Bits, left: tuple[float, float], images: int) -> float:
-    """Accuracy that errors left in the protected bits cost, with the others at the rate right."""
+def _left_loss(
+    runs: PairedRuns, protected: Bits, images: int
+) -> Callable[[tuple[float, float]], float]:
+    """Return what measures the accuracy that errors left in the protected bits alone cost.
+
+    The run without them is made once, by the first call.
+    """
     samples = runs.verifying(images)
-    # Sites with rates of their own keep them in both runs.
-    right = runs.run(runs.bits, samples, "left")
-    return max(right.accuracy - runs.run(runs.bits & ~protected, samples, "left", left).accuracy, 0)
+
+    @cache
+    def right() -> float:
+        # Sites with rates of their own keep them in both runs.
+        return runs.run(runs.bits, samples, "left").accuracy
+
+    def loss(left: tuple[float, float]) -> float:
+        return max(right() - runs.run(runs.bits & ~protected, samples, "left", left).accuracy, 0)
+
+    return loss
 
 
 def _stored(sites: Sequence[Site], bits: Bits, protected: Bits) -> list[StoredSite]:

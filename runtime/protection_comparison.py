@@ -80,12 +80,11 @@ def compare(
             show(f"comparing {bits:,} bits: {name}")
             results.append(runs.run(way, samples, "compare"))
         mine = results[0]
-        low, high = mine.loss_interval()
         found.append(
             Compared(
                 bits,
                 mine.accuracy,
-                (max(mine.clean_accuracy - high, 0.0), min(mine.clean_accuracy - low, 1.0)),
+                mine.accuracy_interval(),
                 results[1].accuracy,
                 results[2].accuracy,
                 mine.gain_over(results[1]),

@@ -65,6 +65,11 @@ class Run:
         """95% interval of the loss, for other noise and other images."""
         return self._interval(self.clean.astype(np.float64) - self.correct)
 
+    def accuracy_interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy, from that of the loss."""
+        low, high = (self.clean_accuracy - loss for loss in reversed(self.loss_interval()))
+        return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
+
     def gain_over(self, other: Run) -> tuple[float, tuple[float, float]]:
         """Accuracy less that of another run of the same images, and its 95% interval."""
         gain = self.correct.astype(np.float64) - other.correct

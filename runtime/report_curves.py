@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from ..ortops.errors import InputError
 from ..ortops.formats import WORD_FORMATS
-from .midpoint import Fit, Points, check_options, fit_midpoint
+from .midpoint import Fit, check_options
+from .midpoint_groups import CURVE, directions_of, fit_curve
 from .results import Results, unpack_bits
 from .results_columns import RUN, SWEEP
 from .results_reader import Block
@@ -36,12 +37,6 @@ DIMENSIONS = {
     "file": "file",
 }
 
-# Columns in which the sweeps of one curve may differ: other seeds are more trials of it.
-_OWN = (
-    *("seed", "sweep", "sites", "chance_accuracy"),
-    *("clean_accuracy", "clean_top5", "clean_metric"),
-)
-_KEY = tuple(name for name in SWEEP if name not in _OWN)
 _COLUMNS = (*SWEEP, *RUN, "p01", "p10", "trial", "correct", "agreement", "measured", "run_seconds")
 #: More predictions of one curve are counted, but not read one by one.
 MOST_PREDICTIONS = 100_000_000
@@ -137,7 +132,7 @@ def read_curves(
     with Results(path, readonly=True) as results:
         grouped: dict[tuple[Any, ...], list[tuple[Block, npt.NDArray[np.bool_]]]] = {}
         for block in results.blocks(_COLUMNS):
-            key = tuple(block.shared[name] for name in _KEY)
+            key = tuple(block.shared[name] for name in CURVE)
             for directions, inside in _directions(block):
                 grouped.setdefault((*key, directions), []).append((block, inside))
         for key, parts in grouped.items():
@@ -154,15 +149,9 @@ def read_curves(
 
 def _directions(block: Block) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Yield p01:p10 and which points have it; a rate of 0 belongs to no curve."""
-    p01, p10 = (np.array(block.own[name], dtype=np.float64) for name in ("p01", "p10"))
-    top = np.maximum(p01, p10)
-    noisy = top > 0
-    safe = np.where(noisy, top, 1.0)
-    # Rounded as their text is, or rates of one direction would seem to be of several.
-    both = np.stack([p01 / safe, p10 / safe], axis=1)
-    texts = np.array([f"{a:.6g}:{b:.6g}" for a, b in both])
-    for text in dict.fromkeys(texts[noisy]):
-        yield str(text), noisy & (texts == text)
+    texts = np.array(list(map(directions_of, block.own["p01"], block.own["p10"])))
+    for text in filter(None, dict.fromkeys(texts.tolist())):
+        yield text, texts == text
 
 
 class _Maker:
@@ -210,7 +199,7 @@ class _Maker:
         classes = shared["classes"]
         return Curve(
             names=self._names(),
-            keys={name: shared[name] for name in (*_KEY, "sites")},
+            keys={name: shared[name] for name in (*CURVE, "sites")},
             seeds=sorted({block.shared["seed"] for block, _ in self._parts}),
             points=len(rate),
             rate=distinct,
@@ -230,24 +219,19 @@ class _Maker:
     def _fit(
         self, rate: npt.NDArray[np.float64], axis: str, confidence: float
     ) -> tuple[Fit | None, str]:
-        if not self._counted:
-            return None, "a metric only, no class predictions: there is no accuracy to fit"
-        if not self._shared["classes"]:
-            return None, "the number of classes is not known"
-        images = self._shared["images"]
-        points = Points(
-            rate=rate,
-            trial=np.array(self._column("trial")),
-            correct=np.array(self._right),
-            images=np.full(len(rate), images),
-            bits=self._bits(),
-            clean_bits=self._clean_bits(),
-        )
+        clean_bits = None
+        if self._labelled:
+            clean_bits = self._results.clean_bits(self._shared["sweep"])
+        bits = self._bits()
         try:
-            fit = fit_midpoint(
-                points,
-                clean_accuracy=self._clean_accuracy,
-                classes=self._shared["classes"],
+            _, fit = fit_curve(
+                self._shared,
+                rate,
+                self._column("trial"),
+                self._right,
+                labelled=self._labelled,
+                bits=bits,
+                clean_bits=clean_bits,
                 axis=axis,
                 confidence=confidence,
             )
@@ -275,11 +259,6 @@ class _Maker:
         rows = np.stack([unpack_bits(blob, images) for blob in blobs if blob is not None])
         # A sweep that runs just now may have put points between; then these are not theirs.
         return rows if np.array_equal(rows.sum(axis=1), self._right) else None
-
-    def _clean_bits(self) -> npt.NDArray[np.bool_] | None:
-        if not self._labelled:
-            return np.ones(self._shared["images"], dtype=bool)
-        return self._results.clean_bits(self._shared["sweep"])
 
     def _names(self) -> dict[str, str]:
         shared = self._shared

@@ -6,13 +6,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from typing import Any
 
+from .json_values import finite
 from .report_curves import Curve
 from .report_figure import MOST_TRIALS, Scale, draw, midpoint_words, style
 from .report_protection import ProtectionRows, about_html
@@ -81,14 +81,14 @@ def content(
     notes : sequence of str
         What readers must know, such as what was left out.
     """
-    scale = Scale.of(curves)
+    scale, points = Scale.of(curves), _curve_data(curves)
     sections = [_curves_section(curves, scale, notes)]
     csv: dict[str, list[list[Any]]] = {}
     if curves:
         table = midpoint_table(curves)
         html = f'<p class="soft">{_COLUMNS}</p>{table.html(sort=True, save=True)}'
         sections.append(_section("midpoints", "Midpoints", html))
-        sections.append(_section("points", "Points", _points(curves)))
+        sections.append(_section("points", "Points", _points(curves, points)))
         csv["midpoints"] = midpoint_csv(curves)
     if maps:
         html = "".join(found.html() for found in maps)
@@ -101,8 +101,8 @@ def content(
         sections.append(_section("provenance", "Provenance", _provenance(curves)))
     data = {
         "axis": scale.as_dict(),
-        "curves": _curve_data(curves),
-        "csv": _finite(csv),
+        "curves": points,
+        "csv": finite(csv),
         "style": style(plain=True),
     }
     return Content("".join(sections), data)
@@ -236,11 +236,11 @@ def _view(view: View, curves: Sequence[Curve], scale: Scale) -> str:
     return f'<div class="view" data-view="{view.key}">{"".join(figures)}</div>'
 
 
-def _points(curves: Sequence[Curve]) -> str:
+def _points(curves: Sequence[Curve], data: Sequence[dict[str, Any]]) -> str:
     table = point_table(curves)
     total = sum(len(curve.rate) for curve in curves)
     less = f" The table has the first {MOST_ROWS:,}." if total > len(table.rows) else ""
-    kept = sum(map(len, (t for c in _curve_data(curves) for t in c["correct"])))
+    kept = sum(map(len, (t for curve in data for t in curve["correct"])))
     trials = sum(curve.points for curve in curves)
     left = f" The CSV file has {kept:,} of {trials:,} trials." if kept < trials else ""
     return (
@@ -274,19 +274,10 @@ def _curve_data(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             "measure": curve.measure,
             "midpoint": midpoint_words(curve),
             "rate": curve.rate.tolist(),
-            "accuracy": _finite(curve.accuracy.tolist()),
-            "interval": _finite(curve.interval.tolist()),
+            "accuracy": finite(curve.accuracy.tolist()),
+            "interval": finite(curve.interval.tolist()),
             "count": [len(trials) for trials in curve.trials],
             "correct": [trials[:most] for trials in curve.trials],
         }
         for curve in curves
     ]
-
-
-def _finite(value: Any) -> Any:
-    """Return nested lists in which NaN is None."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

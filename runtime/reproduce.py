@@ -12,7 +12,7 @@ from .progress import clock
 from .reproduce_models import RetrainingFailed
 from .reproduce_run import Reproduction
 from .reproduce_settings import EXPERIMENTS, Curve, Effort, effort
-from .reproduce_tables import Measured, Row, rows_of
+from .reproduce_tables import Measured, NotFitted, Row, fitted, rows_of
 
 
 def reproduce(
@@ -47,12 +47,12 @@ def reproduce(
     Returns
     -------
     list of Row
-        paper, here and ratio of each figure.
+        paper, here and ratio of each figure; of a curve that cannot be fitted, why.
 
     Raises
     ------
     InputError
-        Bad input of any kind.
+        Bad input of any kind, or no curve can be fitted.
     Interrupted
         Ctrl-C or SIGTERM (the points are kept).
     """
@@ -72,7 +72,7 @@ def reproduce(
     run.open()
     _announce(run, wanted)
     rows: list[Row] = []
-    measured: dict[Curve, Measured] = {}
+    measured: dict[Curve, Measured | NotFitted] = {}
     begun = 0
     number = len({curve for curves in wanted.values() for curve in curves})
     for name, curves in wanted.items():
@@ -81,13 +81,20 @@ def reproduce(
                 begun += 1
                 run.say(f"[{begun}/{number}] {describe(curve)}")
                 try:
-                    measured[curve] = run.measure(curve)
+                    measured[curve] = known = run.measure(curve)
                 except RetrainingFailed as error:
                     run.say(f"left out: {error}")
+                    continue
+                if isinstance(known, NotFitted):
+                    run.say(f"noisystore: warning: not fitted: {describe(curve)}: {known.reason}")
         found = {curve: measured[curve] for curve in curves if curve in measured}
         write_experiment(run.folder, name, found, run.images == len(run.data))
-        run.say(f"wrote {run.folder / name}.md, .png, .svg and .csv")
+        figure = ", .png, .svg" if fitted(found) else ""
+        run.say(f"wrote {run.folder / name}.md{figure} and .csv")
         rows += rows_of(name, found)
+    failed = [found for found in measured.values() if isinstance(found, NotFitted)]
+    if failed and len(failed) == len(measured):
+        raise InputError(f"{describe(failed[0].curve)}: {failed[0].reason}")
     return rows
 
 

@@ -185,10 +185,10 @@ def _categories(axes: Any, names: list[str]) -> None:
 
 
 def _table_2(axes: Any, measured: Results) -> None:
-    formats = list(dict.fromkeys(curve.storage for curve in measured))
+    formats = [f for f in _FORMAT_COLORS if any(curve.storage == f for curve in measured)]
     for i, network in enumerate(_networks(measured)):
-        found = [measured[Curve(network, f)] for f in formats]
-        x = [j + 0.06 * (i - 1.5) for j in range(len(formats))]
+        found = [m for curve, m in measured.items() if curve.network == network]
+        x = [formats.index(m.curve.storage) + 0.06 * (i - 1.5) for m in found]
         _midpoints(axes, found, x, COLORS[i], MARKERS[i], f"VGG-{network}")
     _categories(axes, formats)
     _finish(axes, "storage format")
@@ -197,9 +197,9 @@ def _table_2(axes: Any, measured: Results) -> None:
 def _table_4(axes: Any, measured: Results) -> None:
     networks = _networks(measured)
     for storage in ("int8", "float32"):
-        found = [measured[Curve(network, storage)] for network in networks]
+        found = [m for curve, m in measured.items() if curve.storage == storage]
         marker = "s" if storage == "int8" else "o"
-        x = [float(i) for i in range(len(networks))]
+        x = [float(networks.index(m.curve.network)) for m in found]
         _midpoints(axes, found, x, _FORMAT_COLORS[storage], marker, storage)
     _categories(axes, [f"VGG-{n}" for n in networks])
     _finish(axes, "network")

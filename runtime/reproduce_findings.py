@@ -37,6 +37,7 @@ def findings_of(experiment: str, measured: Results) -> list[Finding]:
     """Return the statements of an experiment's figure or table, each with what is seen of it.
 
     A statement holds if whole 95% intervals say so, and fails if one of them says the opposite.
+    Statements about curves that are not there are left out, or are about the others.
 
     Parameters
     ----------
@@ -48,31 +49,39 @@ def findings_of(experiment: str, measured: Results) -> list[Finding]:
     networks = [n for n in paper.NETWORKS if any(c.network == n for c in measured)]
     formats = list(dict.fromkeys(curve.storage for curve in measured))
     found: list[Finding] = []
-    if experiment in ("fig3", "table2", "fig7") and len(networks) > 1:
+
+    def known(*curves: Curve) -> list[Measured]:
+        return [measured[curve] for curve in curves if curve in measured]
+
+    if experiment in ("fig3", "table2", "fig7"):
         title = "midpoint falls as the number of noisy exponent bits grows: "
         for storage in formats:
-            curves = [measured[Curve(n, storage)] for n in networks]
+            curves = known(*(Curve(n, storage) for n in networks))
+            if len(curves) < 2:
+                continue
             if experiment == "fig7":
                 curves.sort(key=lambda m: m.exponent_bits)
             order = " > ".join(m.curve.network for m in curves)
             start = f"{storage}: {title if experiment == 'fig7' else ''}{order}"
             found.append(_ordered(start, pairwise(curves)))
-    if experiment in ("fig3", "table2") and "A" in networks:
-        first = [measured[Curve("A")]]
+    if experiment in ("fig3", "table2") and (first := known(Curve("A"))):
         found.append(_near("VGG-A, float32: within a factor 1.8 of the paper's", first, 1.8))
     if experiment in ("table2", "fig5"):
         for n in networks:
-            curves = [measured[Curve(n, f)] for f in ("float16", "float32", "float64")]
-            found.append(_ordered(f"VGG-{n}: float16 > float32 > float64", pairwise(curves)))
-    if experiment == "fig5":
-        statement = "bfloat16 within 10% of float32 (midpoint)"
-        pair = measured[Curve("A", "bfloat16")], measured[Curve("A")]
-        found.append(_quotient(statement, *pair, (1 / 1.1, 1.1)))
+            curves = known(*(Curve(n, f) for f in ("float16", "float32", "float64")))
+            if len(curves) > 1:
+                order = " > ".join(m.curve.storage for m in curves)
+                found.append(_ordered(f"VGG-{n}: {order}", pairwise(curves)))
+    if experiment == "fig5" and len(pair := known(Curve("A", "bfloat16"), Curve("A"))) == 2:
+        found.append(
+            _quotient("bfloat16 within 10% of float32 (midpoint)", pair[0], pair[1], (1 / 1.1, 1.1))
+        )
     if experiment == "table5":
         for n in networks:
             curves = [m for c, m in measured.items() if c.network == n]
             rising = [(later, earlier) for earlier, later in pairwise(curves)]
-            found.append(_ordered(f"VGG-{n}: rises from exponent bit 1 to 8", rising))
+            if rising:
+                found.append(_ordered(f"VGG-{n}: rises from exponent bit 1 to 8", rising))
             found.append(_near(f"VGG-{n}: each within a factor 2.5 of the paper's", curves, 2.5))
     if experiment == "fig4":
         found += _harmless(measured)
@@ -80,10 +89,10 @@ def findings_of(experiment: str, measured: Results) -> list[Finding]:
         for n in networks:
             more = "about three orders of magnitude more (150 to 3000 times)"
             statement = f"VGG-{n}: 8-bit integers stand {more}"
-            pair = measured[Curve(n, "int8")], measured[Curve(n)]
-            found.append(_quotient(statement, *pair, (150, 3000)))
-    if experiment == "a2":
-        found.append(_retraining_gain(measured))
+            if len(pair := known(Curve(n, "int8"), Curve(n))) == 2:
+                found.append(_quotient(statement, pair[0], pair[1], (150, 3000)))
+    if experiment == "a2" and (before := known(Curve("A"))):
+        found.append(_retraining_gain(measured, before[0]))
     return found
 
 
@@ -148,23 +157,24 @@ def _quotient(statement: str, over: Measured, under: Measured, span: _Interval) 
 
 def _harmless(measured: Results) -> list[Finding]:
     cases = {first_bit(curve.mask): found for curve, found in measured.items()}
-    mantissa = cases[paper.FIRST_MANTISSA_BIT].lowest_accuracy(1e-2)
-    later = min(m.lowest_accuracy() for b, m in cases.items() if b >= paper.FIRST_HARMLESS_BIT)
-    statements = {
-        "mantissa only: no drop below 1e-2 (at least 99% of clean)": mantissa,
-        "from bit 12 on: no drop at all (at least 99% of clean at every rate up to 0.5)": later,
-    }
+    statements = {}
+    if paper.FIRST_MANTISSA_BIT in cases:
+        low = cases[paper.FIRST_MANTISSA_BIT].lowest_accuracy(1e-2)
+        statements["mantissa only: no drop below 1e-2 (at least 99% of clean)"] = low
+    later = [m.lowest_accuracy() for b, m in cases.items() if b >= paper.FIRST_HARMLESS_BIT]
+    if later:
+        statement = "from bit 12 on: no drop at all (at least 99% of clean at every rate up to 0.5)"
+        statements[statement] = min(later)
     return [Finding(s, low >= 0.99, f"{low:.2%} of clean") for s, low in statements.items()]
 
 
-def _retraining_gain(measured: Results) -> Finding:
+def _retraining_gain(measured: Results, before: Measured) -> Finding:
     """Whether no re-trained network that keeps its accuracy stands 1.5 times more noise."""
     gain = paper.MIDPOINT_RETRAINED / paper.MIDPOINTS["float32"]["A"]
     statement = (
         f"noisy re-training that keeps a clean accuracy above {paper.CLEAN_ASKED:.0%} gains little "
         f"({gain:.3g} x in the paper; below 1.5 x here)"
     )
-    before = next(m for c, m in measured.items() if c.retraining is None)
     kept = [
         m
         for c, m in measured.items()

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..ortops.files import write_whole
 from .reproduce_figures import draw_experiment
 from .reproduce_findings import Finding, findings_of
-from .reproduce_tables import Results, Row, rows_of
+from .reproduce_tables import All, Row, fitted, rows_of
 
 TITLES = {
     "fig3": "Figure 3: VGGs of different depths, float32",
@@ -32,33 +33,35 @@ _COLUMNS = (
 )
 
 
-def write_experiment(folder: Path, name: str, measured: Results, whole: bool) -> None:
-    """Write NAME.csv, NAME.md, NAME.png and NAME.svg.
+def write_experiment(folder: Path, name: str, measured: All, whole: bool) -> None:
+    """Write NAME.csv, NAME.md and, where a curve can be fitted, NAME.png and NAME.svg.
 
     Parameters
     ----------
     folder : Path
     name : str
         The experiment.
-    measured : mapping of Curve to Measured
+    measured : mapping of Curve to Measured or NotFitted
     whole : bool
         Whether all test images were taken.
     """
-    drawn = draw_experiment(name, TITLES[name], measured, folder / name)
-    rows, findings = rows_of(name, measured), findings_of(name, measured)
-    text = markdown(name, rows, findings, how_measured(measured, whole), drawn.name)
+    curves = fitted(measured)
+    picture = draw_experiment(name, TITLES[name], curves, folder / name).name if curves else ""
+    rows, findings = rows_of(name, measured), findings_of(name, curves)
+    text = markdown(name, rows, findings, how_measured(measured, whole), picture)
     write_whole(folder / f"{name}.csv", _points(measured).encode())
     write_whole(folder / f"{name}.md", text.encode())
 
 
-def how_measured(measured: Results, whole: bool) -> str:
+def how_measured(measured: All, whole: bool) -> str:
     """Return in a sentence how the points were measured."""
     points = [point for found in measured.values() for point in found.rows]
 
     def names(column: str) -> str:
         return ", ".join(sorted({str(point[column]) for point in points}))
 
-    trials = sorted({found.group.keys["trials"] for found in measured.values()})
+    each = [Counter(point["p01"] for point in found.rows) for found in measured.values()]
+    trials = sorted({max(of_rate.values()) for of_rate in each})
     counted = "1 trial" if trials == [1] else f"{'-'.join(map(str, trials))} trials"
     return (
         f"Measured on {'all' if whole else 'the first'} {points[0]['images']:,} images of "
@@ -81,10 +84,13 @@ def markdown(
     how : str
         A sentence on how it was measured.
     picture : str
-        File name of the figure.
+        File name of the figure; empty: none.
     """
-    lines = [f"# {TITLES[name]}", "", f"![{TITLES[name]}]({picture})", ""]
+    lines = [f"# {TITLES[name]}", ""]
+    lines += [f"![{TITLES[name]}]({picture})", ""] if picture else []
     lines += _table(HEAD, [cells(row) for row in rows])
+    for reason in reasons(rows):
+        lines += ["", reason]
     if findings:
         lines += [
             "",
@@ -109,7 +115,19 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def reasons(rows: Sequence[Row]) -> list[str]:
+    """Return why curves among the rows are not fitted, a line each."""
+    return [
+        f"Not fitted: VGG-{row.network} {row.storage}, {row.quantity}, noisy bits {row.mask}: "
+        f"{row.reason}."
+        for row in rows
+        if row.reason
+    ]
+
+
 def _here(row: Row) -> str:
+    if row.reason:
+        return "not fitted"
     if row.bound:
         return _number(row.limit, row.bound)
     interval = ""
@@ -131,7 +149,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, marks, *rows)]
 
 
-def _points(measured: Results) -> str:
+def _points(measured: All) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -18,9 +18,9 @@ from . import reproduce_paper as paper
 from .dataset import SPLIT, Dataset, load
 from .evaluate import Evaluator
 from .midpoint_groups import Group, fit_results
-from .reproduce_models import Models, RetrainingFailed, find_weights, shape_of
+from .reproduce_models import Models, find_weights, shape_of
 from .reproduce_settings import Curve, Effort, Retraining, curves_of
-from .reproduce_tables import Measured
+from .reproduce_tables import Measured, NotFitted
 from .results import Results
 from .session import NoisySession
 from .sites import Site
@@ -148,30 +148,33 @@ class Reproduction:
             return f"needs images to train on, cifar10:DIR or digits, got {self.specification}"
         return ""
 
-    def measure(self, curve: Curve) -> Measured:
+    def measure(self, curve: Curve) -> Measured | NotFitted:
         """Measure a curve, or take what is measured already, and fit it.
 
         Around the drop, the rates go on by half decades until both ends of the drop are seen or
         the paper's range ends.
+
+        Raises
+        ------
+        RetrainingFailed
+            There is no network to measure.
+        InputError
+            Weights or data that do not fit.
         """
         session = NoisySession(self.models.path(curve), threads=self.threads)
         rates = curve.rates(self.amount.whole_range)
         bits = exponent_bits(session.sites)
         while True:
             points = self._sweep(session, curve, rates)
-            (group,) = self._fit(curve, points)
+            try:
+                (group,) = fit_results(points)
+            except InputError as error:
+                about = f"{session.path.name} (mask {mask_name(curve.mask)}): "
+                return NotFitted(curve, points, str(error).removeprefix(about))
             more = missing_rates(group, rates, curve.rates(whole=True))
             if not more:
                 return Measured(curve, group, points, bits)
             rates = sorted([*rates, *more])
-
-    def _fit(self, curve: Curve, points: list[dict[str, Any]]) -> list[Group]:
-        try:
-            return fit_results(points)
-        except InputError as error:
-            if curve.retraining is None:
-                raise
-            raise RetrainingFailed(str(error)) from None
 
     def _sweep(
         self, session: NoisySession, curve: Curve, rates: list[float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,23 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class NotFitted:
+    """One measured curve that cannot be fitted.
+
+    Attributes
+    ----------
+    curve : Curve
+    rows : list of dict
+        Its points, as `runtime.results.Results.rows` gives them.
+    reason : str
+    """
+
+    curve: Curve
+    rows: list[dict[str, Any]]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One figure of the paper beside the one measured.
 
@@ -69,6 +86,8 @@ class Row:
     interval : (low, high) or None
         95% interval of `here`.
     limit : float or None
+    reason : str
+        Why there is no figure here: a curve cannot be fitted. Empty: it can.
     """
 
     experiment: str
@@ -82,6 +101,7 @@ class Row:
     paper_bound: str | None = None
     bound: str | None = None
     limit: float | None = None
+    reason: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -90,7 +110,7 @@ class Row:
         return self.here / self.paper if known and self.here and self.paper else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; bounds only where there are any."""
+        """Plain values for JSON; bounds and a reason only where there are any."""
         values = {
             "experiment": self.experiment,
             "network": self.network,
@@ -106,28 +126,41 @@ class Row:
             values["paper_bound"] = self.paper_bound
         if self.bound:
             values |= {"bound": self.bound, "limit": self.limit}
+        if self.reason:
+            values["not_fitted"] = self.reason
         return values
 
 
+#: The curves that can be fitted, ...
 Results = Mapping[Curve, Measured]
+#: ... and all.
+All = Mapping[Curve, Measured | NotFitted]
 
 
-def rows_of(experiment: str, measured: Results) -> list[Row]:
+def fitted(measured: All) -> dict[Curve, Measured]:
+    """Return the curves that can be fitted."""
+    return {curve: found for curve, found in measured.items() if isinstance(found, Measured)}
+
+
+def rows_of(experiment: str, measured: All) -> list[Row]:
     """Return the rows of an experiment.
 
     Parameters
     ----------
     experiment : str
         One of `reproduce_settings.EXPERIMENTS`.
-    measured : mapping of Curve to Measured
+    measured : mapping of Curve to Measured or NotFitted
         Its curves.
     """
-    rows = []
+    rows: list[Row] = []
     for curve, found in measured.items():
         if experiment == "table4" and curve.storage == "float32":
             continue
         if experiment == "a2":
             rows += _retrained(found)
+            continue
+        if isinstance(found, NotFitted):
+            rows.append(_midpoint(experiment, found))
             continue
         if experiment in ("fig3", "table4"):
             rows.append(_clean(experiment, found))
@@ -151,20 +184,24 @@ def _clean(experiment: str, found: Measured) -> Row:
     return Row(*_label(experiment, curve), "clean accuracy", expected, found.fit.clean_accuracy)
 
 
-def _midpoint(experiment: str, found: Measured, expected: float | None = None) -> Row:
-    curve, fit = found.curve, found.fit
-    value = curve.expected if expected is None else expected
+def _midpoint(experiment: str, found: Measured | NotFitted) -> Row:
+    value = found.curve.expected
     above = value is None
-    return Row(
-        *_label(experiment, curve),
+    row = Row(
+        *_label(experiment, found.curve),
         "midpoint",
         paper.HIGHEST_MASKED if above else value,
-        fit.midpoint,
-        fit.interval,
+        None,
         paper_bound="above" if above else None,
-        bound=fit.bound,
-        limit=fit.limit,
     )
+    return _with_midpoint(row, found)
+
+
+def _with_midpoint(row: Row, found: Measured | NotFitted) -> Row:
+    if isinstance(found, NotFitted):
+        return replace(row, reason=found.reason)
+    fit = found.fit
+    return replace(row, here=fit.midpoint, interval=fit.interval, bound=fit.bound, limit=fit.limit)
 
 
 def _rate_99(experiment: str, found: Measured) -> list[Row]:
@@ -174,11 +211,13 @@ def _rate_99(experiment: str, found: Measured) -> list[Row]:
     return [Row(*_label(experiment, found.curve), "99% noise", expected, found.fit.rate_99)]
 
 
-def _improvement(measured: Results, found: Measured) -> list[Row]:
-    value, interval = ratio(found, measured[Curve(found.curve.network)])
+def _improvement(measured: All, found: Measured) -> list[Row]:
     expected = paper.IMPROVEMENTS[found.curve.network]
-    label = _label("table4", found.curve)
-    return [Row(*label, "improvement over float32", expected, value, interval)]
+    label = *_label("table4", found.curve), "improvement over float32"
+    under = measured[Curve(found.curve.network)]
+    if isinstance(under, NotFitted):
+        return [Row(*label, expected, None, reason=f"float32: {under.reason}")]
+    return [Row(*label, expected, *ratio(found, under))]
 
 
 def _least(experiment: str, found: Measured) -> Row:
@@ -190,7 +229,7 @@ def _least(experiment: str, found: Measured) -> Row:
     )
 
 
-def _retrained(found: Measured) -> list[Row]:
+def _retrained(found: Measured | NotFitted) -> list[Row]:
     curve, after = found.curve, found.curve.retraining
     label = "a2", curve.network, curve.storage, "all"
     # A.2 gives one re-trained network, the best of its grid.
@@ -201,19 +240,11 @@ def _retrained(found: Measured) -> list[Row]:
     name = "before" if after is None else f"after {after.mask} at {after.rate:g}"
     clean = paper.CLEAN_BEFORE if after is None else None
     midpoint = paper.MIDPOINTS["float32"]["A"] if after is None else paper.MIDPOINT_RETRAINED
-    fit = found.fit
-    return [
-        Row(*label, f"clean accuracy {name}", clean, fit.clean_accuracy),
-        Row(
-            *label,
-            f"midpoint {name}",
-            midpoint if after is None or best else None,
-            fit.midpoint,
-            fit.interval,
-            bound=fit.bound,
-            limit=fit.limit,
-        ),
-    ]
+    row = Row(*label, f"midpoint {name}", midpoint if after is None or best else None, None)
+    rows = [_with_midpoint(row, found)]
+    if isinstance(found, Measured):
+        rows.insert(0, Row(*label, f"clean accuracy {name}", clean, found.fit.clean_accuracy))
+    return rows
 
 
 def ratio(over: Measured, under: Measured) -> tuple[float | None, tuple[float, float] | None]:

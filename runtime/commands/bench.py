@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--quick", action="store_true", help="fewer rounds, rougher figures")
     parser.add_argument("--model", metavar="MODEL.onnx", help="annotated graph to measure")
-    parser.add_argument(
-        "--data", default="digits", metavar="D", help="its data set (default: %(default)s)"
-    )
+    parser.add_argument("--data", metavar="D", help="its data set (default: digits)")
     parser.add_argument(
         "--clean", metavar="MODEL.onnx", help="the same network without sites, timed beside it"
     )
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         _compare(args)
         return 0
     if args.model is None:
-        for option in ("clean", "provider", "threads", "batch_size", "custom_ops"):
+        for option in ("data", "clean", "provider", "threads", "batch_size", "custom_ops"):
             if getattr(args, option):
                 name = option.replace("_", "-")
                 raise InputError(f"--{name}: expected --model too, the annotated graph to measure")
@@ -110,7 +108,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.model is not None:
         report |= bench_model.bench_model(
             args.model,
-            args.data,
+            "digits" if args.data is None else args.data,
             clean=args.clean,
             batch=args.batch_size,
             threads=args.threads,
@@ -129,7 +127,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 def _compare(args: argparse.Namespace) -> None:
     from ..bench_compare import compare, compare_sections
 
-    for option in ("model", "clean", "board", "provider", "threads", "batch_size", "quick"):
+    options = ("model", "data", "clean", "board", "provider", "threads", "batch_size")
+    for option in (*options, "custom_ops", "quick"):
         if getattr(args, option):
             name = option.replace("_", "-")
             raise InputError(f"--compare: measures nothing; give --{name} in a run of its own")

@@ -14,8 +14,9 @@ HELP = "run the paper's experiments, and set the results beside its figures"
 DESCRIPTION = """\
 Run experiments of Emonds, Xi and Fröning (2024) again: sweeps of VGGs with noise at the output of
 every layer. Writes all points (reproduce.sqlite), and for each experiment its figure (PNG, SVG),
-its points (CSV) and a table paper | here | ratio (Markdown). Says beforehand how long it takes;
-what is measured is kept, so that the same command goes on after an interruption."""
+its points (CSV) and a table paper | here | ratio (Markdown), which also names the networks that
+cannot be fitted. Says beforehand how long it takes; what is measured is kept, so that the same
+command goes on after an interruption."""
 EXAMPLE = "noisystore reproduce table2 --data cifar10:DIR --weights weights --quick -o reproduction"
 
 WHAT = ("fig3", "table2", "fig4", "table5", "fig5", "fig6", "table4", "fig7", "a2", "all")
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ..reproduce import reproduce
-    from ..reproduce_report import HEAD, TITLES, cells
+    from ..reproduce_report import HEAD, TITLES, cells, reasons
     from ..reproduce_settings import effort
 
     require(EXPORT_MODULES, "export")
@@ -116,8 +117,9 @@ def run(args: argparse.Namespace) -> int:
         print_json([row.as_dict() for row in rows])
         return 0
     for name in dict.fromkeys(row.experiment for row in rows):
+        own = [row for row in rows if row.experiment == name]
         print(f"{TITLES[name]}\n")
-        print(table(HEAD, [cells(row) for row in rows if row.experiment == name]), end="\n\n")
+        print("\n".join([table(HEAD, [cells(row) for row in own]), *reasons(own)]), end="\n\n")
     print(f"figures, tables and points: {args.output}")
     return 0
 

@@ -71,7 +71,9 @@ def _read(args: argparse.Namespace) -> int:
 
         summary = summarize(results)
     if args.json:
-        print_json(_plain(asdict(summary)))
+        from ..json_values import finite
+
+        print_json(finite(asdict(summary)))
     else:
         print(report(summary))
     return 0
@@ -162,12 +164,3 @@ def _label(row: dict[str, Any]) -> str:
 def _printable(rows: list[list[str]]) -> list[list[str]]:
     """Return cells in which no control character of a file from elsewhere moves the cursor."""
     return [[printable(cell) for cell in row] for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    """Return a value for JSON, in which NaN is null."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if value != value else value

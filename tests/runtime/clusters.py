@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 PROGRAM = [sys.executable, "-m", "noisystore.runtime.cli"]
+#: Of the sweeps that are compared, on a cluster and not.
+RATES = "1e-5:1e-1:2/decade"
+OPTIONS = {"trials": 2, "batch_size": 50, "threads": 1, "progress": False}
 VARYING = {"seconds", "run_seconds", "measured", "started", "host", "cpu", "threads"}
 
 

@@ -243,6 +243,17 @@ def run_program() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """A Dask scheduler and the workers a and b."""
+    from clusters import Machines
+
+    with Machines(tmp_path_factory.mktemp("cluster")) as started:
+        for name in ("a", "b"):
+            started.worker(name)
+        yield started.joined("a", "b")
+
+
 @pytest.fixture(scope="session")
 def bundle_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, m.onnx, its data, d.npz, and the board of this machine, host.toml."""

@@ -20,6 +20,7 @@ from noisystore.runtime.bench_model import ENERGY_RATES, MODEL_RATES, bench_mode
 from noisystore.runtime.board import load_board
 from noisystore.runtime.cli import main
 from noisystore.runtime.memory import PeakMemory
+from noisystore.runtime.model_file import model_sha256
 
 MIB = 1 << 20
 
@@ -54,6 +55,7 @@ def test_model_and_the_same_without_sites(models, capsys):
     assert (model["name"], model["batch"], model["threads"]) == ("noisy.onnx", 20, 1)
     assert model["provider"] == "CPUExecutionProvider"
     assert model["sha256"] == NoisySession(noisy).model_sha256
+    assert model["clean_sha256"] == model_sha256(plain)
     assert model["formats"] == ["float32"]
     assert [row["rate"] for row in model["rows"]] == list(MODEL_RATES)
     for row in model["rows"]:

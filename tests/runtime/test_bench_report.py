@@ -83,6 +83,7 @@ def test_what_may_be_missing(report_path, other):
             report["machine"].pop(name)
         report.pop("board")
         report["model"].pop("threads")
+        report["model"].pop("clean_sha256")  # older reports have none
         report["memory"] = {"reason": "killed"}
         report["start_up"] = {}
 
@@ -242,6 +243,26 @@ def test_energy_of_other_meters(report_path, other):
     assert rows["energy, all rates 0", "J an image"]["differs"] == ["energy meters"]
 
 
+def test_other_models_without_sites(other):
+    def with_clean(sha256):
+        def change(report):
+            row = {**report["throughput"][0], "graph": "without sites", "rate": None}
+            report["throughput"].append(row)
+            report["model"].update(clean_sha256=sha256)
+            for row in report["model"]["rows"]:
+                row["ratio_clean"] = 1.5
+
+        return other(change, f"{sha256}.json")
+
+    a, b, unknown = (with_clean(sha256) for sha256 in ("a", "b", None))
+    of_clean = ("without sites, one by one", "without sites, a batch", "rate 0.1, x without sites")
+    for paths, differs in (((a, b), ["model without sites"]), ((unknown, a), []), ((a, a), [])):
+        rows = {row["measure"]: row for row in compare(paths)["rows"]}
+        assert [rows[name]["differs"] for name in of_clean if name in rows] == [differs] * 2
+        assert rows["rate 0.1, a batch"]["differs"] == []
+        assert rows["rate 0.1, x all rates 0"]["differs"] == []
+
+
 def test_compare_as_json(ok, report_path, other, tmp_path):
     out = tmp_path / "out.json"
     path = other(lambda r: r.update(notes=["A note."]))
@@ -319,6 +340,7 @@ def test_a_file_that_is_too_large_or_missing(error, report_path, tmp_path):
         ),
         (lambda r: r["model"].update(batch=1.5), "model.batch: expected an integer"),
         (lambda r: r["throughput"].append(None), "an item of throughput: expected an object"),
+        (lambda r: r["model"].pop("rows"), "model.rows: expected a list"),
         (lambda r: r["memory"].update(peak="3"), "memory.peak: expected a number"),
         (lambda r: r.pop("energy"), "expected model and energy together"),
         (lambda r: r.update(model=None), "expected model and throughput together"),
@@ -348,15 +370,16 @@ def test_a_comparison_does_not_overwrite_its_reports(error, report_path):
     assert report_path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "options", [["--provider", "cpu"], ["--threads", 2], ["--batch-size", 3], ["--custom-ops", "x"]]
-)
-def test_options_without_a_model(error, options):
-    assert f"{options[0]}: expected --model too" in error("bench", "--quick", *options)
+OF_A_MODEL = ("--data", "--clean", "--provider", "--threads", "--batch-size", "--custom-ops")
+
+
+@pytest.mark.parametrize("option", OF_A_MODEL)
+def test_options_without_a_model(error, option):
+    assert f"{option}: expected --model too" in error("bench", "--quick", option, "3")
 
 
 @pytest.mark.parametrize(
-    "options", [["--quick"], ["--board", "x86-server"], ["--clean", "a.onnx"], ["--threads", 2]]
+    "options", [["--quick"], ["--board", "x86-server"], *([name, "3"] for name in OF_A_MODEL)]
 )
 def test_options_beside_compare(error, report_path, options):
     said = error("bench", "--compare", report_path, report_path, *options)

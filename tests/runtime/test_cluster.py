@@ -18,24 +18,25 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from clusters import Machines, deadly_metric, largest, slow_metric, stable, stop, stored, tasks_of
+from clusters import (
+    OPTIONS,
+    PROGRAM,
+    RATES,
+    Machines,
+    deadly_metric,
+    largest,
+    slow_metric,
+    stable,
+    stop,
+    stored,
+    tasks_of,
+)
 from distributed import Client, LocalCluster
 
 from noisystore.ortops import InputError, ort_options
 from noisystore.runtime import Results, cluster_executor, sweep
 from noisystore.runtime.cluster import Cluster
 from noisystore.runtime.dataset import Dataset
-
-RATES = "1e-5:1e-1:2/decade"
-OPTIONS = {"trials": 2, "batch_size": 50, "threads": 1, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory):
-    with Machines(tmp_path_factory.mktemp("cluster")) as started:
-        for name in ("a", "b"):
-            started.worker(name)
-        yield started.joined("a", "b")
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +228,6 @@ def test_a_killed_client_goes_on(
     words = ["sweep", model, "--data", f"npz:{tmp_path / 'd.npz'}", "--rates", "1e-3:1e-1:4/decade"]
     words += ["--trials", "3", "--threads", "1", "--batch-size", "50", "--workers", "1"]
     remote = ["--cluster", machines.address, "-o", path]
-    from clusters import PROGRAM
-
     process = machines.start(PROGRAM, words, remote, name="client")
     machines.wait(lambda: stored(path) >= 3)
     status = stop(process, number)

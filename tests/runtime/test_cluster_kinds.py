@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers that differ: of another version, without NoisyStore, of another kind of machine."""
+"""Workers that differ: other version, no NoisyStore, other kind of machine, no answer at all."""
 
 from __future__ import annotations
 
 import platform
+import signal
+import socket
 import sys
 import threading
+import time
 
 import pytest
 
 pytest.importorskip("distributed")
 
-from clusters import Machines, slow_metric, stable, stored
+from clusters import OPTIONS, Machines, slow_metric, stable, stored
 
 from noisystore.ortops import InputError
 from noisystore.runtime import Results, sweep
 from noisystore.runtime.cluster import Cluster
 
 RATES = "1e-4:1e-1:2/decade"
-OPTIONS = {"trials": 2, "batch_size": 50, "threads": 1, "progress": False}
 OTHER_NOISE = "from noisystore.ortops import noise_inputs\nnoise_inputs.NOISE_MODEL = '0'"
 OTHER_MACHINE = "import platform\nplatform.machine = lambda: 'riscv64'"
 HERE = platform.machine()
@@ -170,3 +172,35 @@ def test_bad_clusters(options, message):
 def test_what_is_no_client(model_path, small_data):
     with pytest.raises(InputError, match=r"expected an address or a synchronous .*, got int"):
         sweep(model_path, small_data, "1e-3", cluster=7, progress=False)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_workers_that_do_not_answer_are_named(
+    stopped, model_path, small_data, tmp_path, monkeypatch
+):
+    """One that is stopped, or has an address that the scheduler cannot connect to."""
+    # So that the scheduler gives up, and is asked again.
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    with Machines(tmp_path) as machines, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        if stopped:
+            process = machines.worker("asleep")
+            machines.joined("asleep")
+            process.send_signal(signal.SIGSTOP)
+            address = r"tcp://127\.0\.0\.1:\d+"
+        else:
+            address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+            words = ["--no-nanny", "--nthreads", "1", "--name", "asleep", "--no-dashboard"]
+            words += ["--listen-address", "tcp://127.0.0.1:0", "--contact-address", address]
+            machines.start(
+                [sys.executable, "-m", "distributed.cli.dask_worker", machines.address],
+                words,
+                name="asleep",
+            )
+            machines.wait(lambda: "Registered to" in machines.log("asleep"))
+        where = {"cluster": Cluster(machines.address, patience=2), **OPTIONS}
+        said = rf"no worker was ready for 2 s.*; worker asleep \({address}\): registered, but no "
+        begin = time.monotonic()
+        with pytest.raises(InputError, match=said):
+            sweep(model_path, small_data, RATES, **where)
+        assert time.monotonic() - begin < 8

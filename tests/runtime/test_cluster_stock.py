@@ -8,22 +8,11 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from clusters import Machines, stable, tasks_of
+from clusters import OPTIONS, RATES, stable, tasks_of
 from distributed import Client
 
 from noisystore.ortops import InputError
 from noisystore.runtime import cluster_stock, sweep
-
-RATES = "1e-5:1e-1:2/decade"
-OPTIONS = {"trials": 2, "batch_size": 50, "threads": 1, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory):
-    with Machines(tmp_path_factory.mktemp("cluster")) as started:
-        for name in ("a", "b"):
-            started.worker(name)
-        yield started.joined("a", "b")
 
 
 def test_model_and_data_go_to_each_worker_once(machines, make_model, small_data, tmp_path):

@@ -76,9 +76,9 @@ def test_only_new_points_are_fitted_again(tmp_path, monkeypatch):
     before = read_curves(path, known=known)
     write(path, -5, description={"model": "new.onnx"}, seed=9)
     fitted = []
-    real = report_curves.fit_midpoint
+    real = report_curves.fit_curve
     monkeypatch.setattr(
-        report_curves, "fit_midpoint", lambda *a, **k: fitted.append(a) or real(*a, **k)
+        report_curves, "fit_curve", lambda *a, **k: fitted.append(a) or real(*a, **k)
     )
     after = read_curves(path, known=known)
     assert len(after) == len(before) + 1

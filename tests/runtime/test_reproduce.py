@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PROGRAM
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from noisystore.ortops.errors import InputError
 from noisystore.runtime import Results
@@ -192,6 +192,42 @@ def test_quick_says_what_it_leaves_out(weights, tmp_path, capsys):
     assert "--quick: 1,000 images at most, 1 trials, rates around the drop" in captured.err
     assert "1 curve lacks 10 points of 500 images: about " in captured.err
     assert "Figure 3" in captured.out
+
+
+def test_a_network_that_cannot_be_fitted_is_named_and_the_others_go_on(weights, tmp_path, capsys):
+    """VGG-A takes the least likely class: its clean accuracy is below chance."""
+    given, out = tmp_path / "weights", tmp_path / "out"
+    given.mkdir()
+    shutil.copy(weights / "vgg-b-digits.safetensors", given)
+    tensors = load_file(weights / "vgg-a-digits.safetensors")
+    tensors |= {n: -tensors[n] for n in ("classifier.weight", "classifier.bias")}
+    save_file(tensors, given / "vgg-a.safetensors")
+    arguments = ["fig3", "table4", *options(given, out)]
+    assert main(["reproduce", *arguments]) == 0
+    captured = capsys.readouterr()
+    why = "clean accuracy: expected more than chance (0.1 for 10 classes)"
+    assert f"noisystore: warning: not fitted: VGG-A float32: {why}" in captured.err
+    for name, storage, paper in (("fig3", "float32", "2.20e-6"), ("table4", "int8", "1.23e-3")):
+        said = f"Not fitted: VGG-A {storage}, midpoint, noisy bits all: {why}"
+        assert said in captured.out
+        text = (out / f"{name}.md").read_text()
+        assert said in text
+        assert text.count("| VGG-A |") == 1
+        assert f"| VGG-A | {storage} | all | midpoint | {paper} | not fitted |  |" in text
+        assert f"| VGG-B | {storage} | all | midpoint |" in text
+        assert (out / f"{name}.png").exists()
+    with (out / "fig3.csv").open() as file:
+        assert {point["network"] for point in csv.DictReader(file)} == {"VGG-A", "VGG-B"}
+    assert main(["reproduce", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["network"] for r in found if "not_fitted" in r] == ["A", "A"]
+    assert all(r["here"] is None and why in r["not_fitted"] for r in found if r["network"] == "A")
+    # Alone it is all there is: an error, as of `fit`, but what was measured is written.
+    only = ["fig3", *options(given, tmp_path / "only"), "--networks", "a"]
+    assert main(["reproduce", *only]) == 2
+    assert f"error: VGG-A float32: {why}" in capsys.readouterr().err.splitlines()[-1]
+    assert "not fitted" in (tmp_path / "only" / "fig3.md").read_text()
+    assert not (tmp_path / "only" / "fig3.png").exists()
 
 
 @pytest.mark.parametrize(

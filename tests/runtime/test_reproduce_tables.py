@@ -13,6 +13,7 @@ from noisystore.runtime.midpoint import fit_midpoint
 from noisystore.runtime.midpoint_curve import logistic
 from noisystore.runtime.midpoint_groups import Group
 from noisystore.runtime.rates import parse_rates
+from noisystore.runtime.reproduce_figures import draw_experiment
 from noisystore.runtime.reproduce_findings import findings_of
 from noisystore.runtime.reproduce_report import cells
 from noisystore.runtime.reproduce_run import missing_rates
@@ -24,7 +25,7 @@ from noisystore.runtime.reproduce_settings import (
     first_bit,
     mask_from,
 )
-from noisystore.runtime.reproduce_tables import Measured, ratio, rows_of
+from noisystore.runtime.reproduce_tables import Measured, NotFitted, ratio, rows_of
 
 ALL = list(paper.NETWORKS)
 RETRAINED = Retraining("exponent:6-", 1e-3, 2, 1000)
@@ -124,6 +125,27 @@ def test_the_paper_s_own_midpoints_give_ratios_of_one_and_hold(experiment):
     assert [s for s, seen in holds.items() if not seen] == [s for s in holds if "int8:" in s]
     assert {row.network for row in rows} <= set(ALL)
     assert all(len(cells(row)) == 7 for row in rows)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_curves_that_are_not_fitted_are_left_out_of_figure_and_statements(experiment, tmp_path):
+    pytest.importorskip("matplotlib")
+    found = as_in_the_paper(experiment)
+    for curve in (next(iter(found)), list(found)[-1]):
+        others = {c: m for c, m in found.items() if c != curve}
+        for left in (others, {curve: found[curve]}):
+            picture = draw_experiment(experiment, "title", left, tmp_path / "figure")
+            assert picture.read_bytes().startswith(b"\x89PNG")
+            seen = findings_of(experiment, left)
+            assert all(f.holds or f.holds is None or "int8:" in f.statement for f in seen)
+            # Nothing is said to hold that no figure stands for.
+            assert all(any(map(str.isdigit, f.detail)) for f in seen if f.holds)
+        rows = rows_of(experiment, found | {curve: NotFitted(curve, [], "no drop")})
+        told = [row for row in rows if row.reason]
+        # Of table 4, what lacks then is the improvement over float32.
+        assert len(told) == 1
+        assert cells(told[0])[5:] == ("not fitted", "")
+        assert told[0].as_dict()["not_fitted"].endswith("no drop")
 
 
 def test_quantities_beside_the_midpoints():
