@@ -23,18 +23,18 @@ class CudaError(Exception):
 
 
 class Device:
-    """The first CUDA device, with its primary context current: the one that runtimes use."""
+    """A CUDA device, with its primary context current: the one that runtimes use."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         try:
             self._cuda = ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             raise CudaError(f"no CUDA driver on this machine ({error})") from None
         self._call("cuInit", 0)
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), 0)
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._call("cuCtxSetCurrent", context)
+        device, self._context = ctypes.c_int(), ctypes.c_void_p()
+        self._call("cuDeviceGet", ctypes.byref(device), number)
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self.make_current()
         name = ctypes.create_string_buffer(100)
         self._call("cuDeviceGetName", name, 100, device)
         version = ctypes.c_int()
@@ -54,6 +54,16 @@ class Device:
             text = ctypes.c_char_p()
             self._cuda.cuGetErrorString(status, ctypes.byref(text))
             raise CudaError(f"{function}: {(text.value or b'unknown').decode()} ({status})")
+
+    def make_current(self) -> None:
+        """Make it the device that the calls of this thread mean."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def is_current(self) -> bool:
+        """Say whether calls of this thread mean it."""
+        current = ctypes.c_void_p()
+        self._call("cuCtxGetCurrent", ctypes.byref(current))
+        return current.value == self._context.value
 
     def allocate(self, size: int) -> int:
         """Return the address of `size` bytes on the device."""

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The library's CUDA face where there is no device: it loads, and says what is missing."""
+"""The library's CUDA face: without a device it says what is missing; with one, what goes wrong.
+
+The bits of a device are compared by benchmarks/gpu.py; .ci/check_emulated_cuda runs both on an
+emulated one.
+"""
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +15,22 @@ from noisystore import ortops
 from noisystore.ortops.errors import InputError
 
 
-def has_device():
+def devices():
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int(0)
-    return (
-        driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value
-    )
+    good = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if good else 0
+
+
+@pytest.fixture
+def device_of(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import cuda_driver
+
+    return cuda_driver.Device
 
 
 def run(x, **options):
@@ -26,7 +38,7 @@ def run(x, **options):
     ortops.apply_on_cuda(address, address, x.dtype.name, x.shape, 0.1, **options)
 
 
-@pytest.mark.skipif(has_device(), reason="there is a CUDA device")
+@pytest.mark.skipif(devices() > 0, reason="there is a CUDA device")
 def test_what_is_missing_is_said():
     x = np.ones((2, 5), np.float32)
     built = ortops.cuda_architectures()
@@ -54,3 +66,56 @@ def test_bad_arguments_are_told_before_the_device_is_asked():
 
 def test_architectures_are_numbers():
     assert all(name.isdigit() and int(name) >= 50 for name in ortops.cuda_architectures())
+
+
+needs_device = pytest.mark.skipif(devices() == 0, reason="needs CUDA: no device")
+
+
+@needs_device
+def test_memory_that_cannot_be_words_is_refused(device_of):
+    device = device_of()
+    x = np.ones((2, 5), np.float32)
+    place = device.allocate(2 * x.nbytes)
+    device.write(place, x)
+    for source, target in ((place + 2, place), (place, place + 1)):
+        with pytest.raises(InputError, match="aligned to their elements of 4 bytes"):
+            ortops.apply_on_cuda(source, target, "float32", x.shape, 0.5)
+    assert (device.read(place, x) == x).all()
+    ortops.apply_on_cuda(
+        place + 4, place + 4, "float32", (1, 1), 0.5, seed=3
+    )  # any element will do
+    expected = x.copy().reshape(-1)
+    ortops.apply(expected[1:2].reshape(1, 1), 0.5, seed=3, out=expected[1:2].reshape(1, 1))
+    assert (device.read(place, x).reshape(-1) == expected).all()
+    device.free(place)
+
+
+@needs_device
+def test_samples_beyond_what_a_launch_lists(device_of):
+    device = device_of()
+    x = np.random.default_rng(0).standard_normal((1500, 3), np.float32)
+    index = np.random.default_rng(1).permutation(1500)
+    for rate in (0.01, 0.3):
+        place = device.allocate(x.nbytes)
+        device.write(place, x)
+        ortops.apply_on_cuda(place, place, "float32", x.shape, rate, sample_index=index)
+        got = device.read(place, x)
+        expected = ortops.apply(x, rate, sample_index=index)
+        assert got.tobytes() == expected.tobytes() != x.tobytes()
+        device.free(place)
+
+
+@pytest.mark.skipif(devices() < 2, reason="needs CUDA: no two devices")
+def test_work_is_done_where_the_memory_lies(device_of):
+    x = np.random.default_rng(0).standard_normal((3, 1000), np.float32)
+    second = device_of(1)
+    place, other = second.allocate(x.nbytes), second.allocate(x.nbytes)
+    second.write(place, x)
+    first = device_of(0)
+    for options in ({"storage_format": "int8", "scale": 0.01}, {}):
+        ortops.apply_on_cuda(place, other, "float32", x.shape, 0.01, **options)
+        assert first.is_current()
+        expected = ortops.apply(x, 0.01, **options)
+        second.make_current()
+        assert second.read(other, x).tobytes() == expected.tobytes()
+        first.make_current()

@@ -134,8 +134,8 @@ cudaError_t Devices::copy(void* to, const void* from, std::size_t size, Stream* 
 }
 
 cudaError_t Devices::fill(void* to, int value, std::size_t size, Stream* stream, bool waits) {
-  auto bytes = std::make_shared<std::vector<unsigned char>>(size,
-                                                            static_cast<unsigned char>(value));
+  auto bytes =
+      std::make_shared<std::vector<unsigned char>>(size, static_cast<unsigned char>(value));
   queue(stream, [=] { move(static_cast<unsigned char*>(to), bytes->data(), size); });
   if (waits) finish(stream);
   return error;
@@ -173,8 +173,7 @@ cudaError_t Devices::launch(const void* function, const Grid& grid, void** argum
   if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
   std::vector<unsigned char> parameters(code.parameter_bytes);
   for (std::size_t i = 0; i < code.parameter_offset.size(); ++i) {
-    std::memcpy(parameters.data() + code.parameter_offset[i], arguments[i],
-                code.parameter_size[i]);
+    std::memcpy(parameters.data() + code.parameter_offset[i], arguments[i], code.parameter_size[i]);
   }
   const int device = stream->device;
   queue(stream, [&code, grid, parameters, device] {

@@ -4,20 +4,34 @@
 
 #include "device.h"
 
+namespace {
+
+void* context_of(int device) {
+  return reinterpret_cast<void*>(std::uintptr_t{1} + static_cast<unsigned>(device));
+}
+
+}  // namespace
+
 extern "C" {
 
 int cuInit(unsigned) { return emulator::Devices::get().count == 0 ? 100 : 0; }
 int cuDriverGetVersion(int* version) { return cudaDriverGetVersion(version); }
 int cuDeviceGetCount(int* count) { return *count = emulator::Devices::get().count, 0; }
-int cuDeviceGet(int* device, int number) { return *device = number, 0; }
+int cuDeviceGet(int* device, int number) {
+  const bool known = number >= 0 && number < emulator::Devices::get().count;
+  return *device = number, known ? 0 : cudaErrorInvalidDevice;
+}
 int cuDevicePrimaryCtxRetain(void** context, int device) {
-  return *context = reinterpret_cast<void*>(std::uintptr_t{1} + static_cast<unsigned>(device)), 0;
+  return *context = context_of(device), 0;
 }
 int cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
   return *flags = 0, *active = 1, 0;
 }
 int cuCtxSetCurrent(void* context) {
   return cudaSetDevice(static_cast<int>(reinterpret_cast<std::uintptr_t>(context) - 1));
+}
+int cuCtxGetCurrent(void** context) {
+  return *context = context_of(emulator::Devices::get().current()), 0;
 }
 int cuCtxSynchronize() { return cudaDeviceSynchronize(); }
 int cuDeviceGetName(char* name, int size, int device) {

@@ -33,8 +33,10 @@ __global__ void half_filled(int* data) {
   data[threadIdx.x] = shared[threadIdx.x];
 }
 __global__ void atomics(unsigned* data, bool plain) {
-  if (plain && threadIdx.x == 5) *data = 1;
-  else atomicXor(data, 1u << (threadIdx.x % 32));
+  if (plain && threadIdx.x == 5)
+    *data = 1;
+  else
+    atomicXor(data, 1u << (threadIdx.x % 32));
 }
 __global__ void divide(int* data, int by) { data[threadIdx.x] = data[threadIdx.x] / by; }
 

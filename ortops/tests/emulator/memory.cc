@@ -19,7 +19,8 @@ void* map(std::size_t size, int protection) {
 }  // namespace
 
 Block::Block(std::size_t size, int device)
-    : data_(static_cast<unsigned char*>(map(std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE))),
+    : data_(
+          static_cast<unsigned char*>(map(std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE))),
       size_(size),
       device_(device) {
   if (data_ == nullptr) throw std::bad_alloc();

@@ -5,20 +5,13 @@
 #include <limits>
 #include <type_traits>
 
+#include "arithmetic.h"
 #include "thread.h"
 
 namespace emulator {
 namespace {
 
 using Access = Block::Access;
-using u8 = std::uint8_t;
-using u16 = std::uint16_t;
-using u32 = std::uint32_t;
-using u64 = std::uint64_t;
-using s8 = std::int8_t;
-using s16 = std::int16_t;
-using s32 = std::int32_t;
-using s64 = std::int64_t;
 
 template <class T>
 T any_nan(T value) {
@@ -28,8 +21,8 @@ T any_nan(T value) {
       payload = payload * 1664525 + 1013904223;
       using Word = std::conditional_t<sizeof(T) == 4, u32, u64>;
       constexpr int mantissa = std::numeric_limits<T>::digits - 1;
-      Word bits = ~Word{0} << (mantissa - 1);                  // quiet, negative
-      bits &= ~Word{0} >> (payload >> 31);                     // or not
+      Word bits = ~Word{0} << (mantissa - 1);  // quiet, negative
+      bits &= ~Word{0} >> (payload >> 31);     // or not
       bits |= static_cast<Word>(payload >> 8) & ((Word{1} << (mantissa - 1)) - 1);
       std::memcpy(&value, &bits, sizeof value);
     }
@@ -59,11 +52,6 @@ Run with_type(const std::string& name, F f) {
   return nullptr;
 }
 
-template <class T>
-using Unsigned = std::conditional_t<
-    sizeof(T) == 1, u8, std::conditional_t<sizeof(T) == 2, u16,
-                                           std::conditional_t<sizeof(T) == 4, u32, u64>>>;
-
 template <class T, class F>
 void unary(Thread& t, const Instruction& i) {
   set<T>(t, i.to[0], any_nan(static_cast<T>(F{}(get<T>(t, i.from[0])))));
@@ -74,8 +62,9 @@ void binary(Thread& t, const Instruction& i) {
 }
 template <class T, class F>
 void ternary(Thread& t, const Instruction& i) {
-  set<T>(t, i.to[0], any_nan(static_cast<T>(F{}(get<T>(t, i.from[0]), get<T>(t, i.from[1]),
-                                               get<T>(t, i.from[2])))));
+  set<T>(t, i.to[0],
+         any_nan(static_cast<T>(
+             F{}(get<T>(t, i.from[0]), get<T>(t, i.from[1]), get<T>(t, i.from[2])))));
 }
 template <class T, class F>
 void compare(Thread& t, const Instruction& i) {
@@ -90,8 +79,8 @@ void shift(Thread& t, const Instruction& i) {
   if constexpr (kLeft) {
     set<T>(t, i.to[0], by >= width ? T{0} : static_cast<T>(Unsigned<T>(value) << by));
   } else {
-    set<T>(t, i.to[0], by >= width ? static_cast<T>(value < 0 ? -1 : 0)
-                                   : static_cast<T>(value >> by));
+    set<T>(t, i.to[0],
+           by >= width ? static_cast<T>(value < 0 ? -1 : 0) : static_cast<T>(value >> by));
   }
 }
 template <class T>
@@ -104,8 +93,7 @@ void select(Thread& t, const Instruction& i) {
 }
 template <class T, class Wide>
 void multiply_wide(Thread& t, const Instruction& i) {
-  set<Wide>(t, i.to[0],
-            static_cast<Wide>(Wide{get<T>(t, i.from[0])} * Wide{get<T>(t, i.from[1])}));
+  set<Wide>(t, i.to[0], static_cast<Wide>(Wide{get<T>(t, i.from[0])} * Wide{get<T>(t, i.from[1])}));
 }
 template <class To, class From>
 void convert(Thread& t, const Instruction& i) {
@@ -160,119 +148,13 @@ void change_space(Thread& t, const Instruction& i) {
   set<u64>(t, i.to[0], same ? address : kIn ? inside : tagged(i.space, inside));
 }
 
-#define OPERATION(name, expression)          \
-  struct name {                              \
-    template <class... T>                    \
-    auto operator()(T... v) const {          \
-      return apply(v...);                    \
-    }                                        \
-    template <class T>                       \
-    static auto apply(T a, [[maybe_unused]] T b) { \
-      return expression;                     \
-    }                                        \
-  };
-OPERATION(Less, a < b)
-OPERATION(LessOrEqual, a <= b)
-OPERATION(Greater, a > b)
-OPERATION(GreaterOrEqual, a >= b)
-OPERATION(Equal, a == b)
-OPERATION(Unequal, a != b)
-OPERATION(Ordered, a == a && b == b)
-OPERATION(Unordered, a != a || b != b)
-OPERATION(Smaller, a < b ? a : b)
-OPERATION(Larger, a > b ? a : b)
-#undef OPERATION
-
-template <class T>
-constexpr bool kIsInteger = std::is_integral_v<T> && !std::is_same_v<T, bool>;
-template <class T>
-constexpr bool kIsLarge = sizeof(T) >= 2;
-
-// Integers wrap; unsigned arithmetic gives the same bits.
-struct Add {
-  template <class T>
-  T operator()(T a, T b) const {
-    if constexpr (std::is_floating_point_v<T>) return a + b;
-    else return static_cast<T>(Unsigned<T>(a) + Unsigned<T>(b));
-  }
-};
-struct Subtract {
-  template <class T>
-  T operator()(T a, T b) const {
-    if constexpr (std::is_floating_point_v<T>) return a - b;
-    else return static_cast<T>(Unsigned<T>(a) - Unsigned<T>(b));
-  }
-};
-struct Multiply {
-  template <class T>
-  T operator()(T a, T b) const {
-    if constexpr (std::is_floating_point_v<T>) return a * b;
-    else return static_cast<T>(u64{Unsigned<T>(a)} * Unsigned<T>(b));
-  }
-};
-struct MultiplyAdd {
-  template <class T>
-  T operator()(T a, T b, T c) const {
-    return Add{}(Multiply{}(a, b), c);
-  }
-};
-struct MultiplyHigh {
-  template <class T>
-  T operator()(T a, T b) const {
-    using Wide = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
-    return static_cast<T>(static_cast<Wide>(a) * static_cast<Wide>(b) >> (8 * sizeof(T)));
-  }
-};
-struct Divide {
-  template <class T>
-  T operator()(T a, T b) const {
-    if constexpr (std::is_floating_point_v<T>) {
-      return a / b;
-    } else {
-      if (b == 0) throw Error("divides by zero");
-      return static_cast<T>(a / b);
-    }
-  }
-};
-struct Remainder {
-  template <class T>
-  T operator()(T a, T b) const {
-    if (b == 0) throw Error("divides by zero");
-    return static_cast<T>(a % b);
-  }
-};
-struct Negate {
-  template <class T>
-  T operator()(T a) const {
-    if constexpr (std::is_floating_point_v<T>) return -a;
-    else return static_cast<T>(Unsigned<T>{0} - Unsigned<T>(a));
-  }
-};
-struct And {
-  template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(a & b); }
-};
-struct Or {
-  template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(a | b); }
-};
-struct Xor {
-  template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(a ^ b); }
-};
-struct Not {
-  template <class T>
-  T operator()(T a) const {
-    if constexpr (std::is_same_v<T, bool>) return !a;
-    else return static_cast<T>(~a);
-  }
-};
-
 std::vector<std::string> parts_of(const std::string& name) {
   std::vector<std::string> parts(1);
   for (const char c : name) {
-    if (c == '.') parts.emplace_back();
-    else parts.back() += c;
+    if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back() += c;
   }
   return parts;
 }
@@ -338,12 +220,13 @@ Run find_convert(const std::string& to, const std::string& from, bool rounds) {
     using To = typename decltype(t)::Value;
     return with_type(from, [&](auto f) -> Run {
       using From = typename decltype(f)::Value;
-      if constexpr (std::is_same_v<To, bool> || std::is_same_v<From, bool>) return nullptr;
+      if constexpr (std::is_same_v<To, bool> || std::is_same_v<From, bool>)
+        return nullptr;
       else {
         // Integers of floats would have to clamp; no kernel makes them.
         constexpr bool integer = std::is_floating_point_v<From> && std::is_integral_v<To>;
-        constexpr bool exact = std::is_integral_v<To> || (sizeof(To) > sizeof(From) &&
-                                                          std::is_floating_point_v<From>);
+        constexpr bool exact =
+            std::is_integral_v<To> || (sizeof(To) > sizeof(From) && std::is_floating_point_v<From>);
         if (integer || exact == rounds) return nullptr;
         return convert<To, From>;
       }
@@ -373,7 +256,8 @@ Run find(std::vector<std::string>& parts, Instruction& instruction) {
     if (parts.size() != 2) return nullptr;
     return with_type(parts[1], [&](auto t) -> Run {
       using T = typename decltype(t)::Value;
-      if constexpr (std::is_same_v<T, bool>) return nullptr;
+      if constexpr (std::is_same_v<T, bool>)
+        return nullptr;
       else {
         if (op == "ld") return load<T>;
         if (op == "st") return store<T>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// PTX, the code of NVIDIA's virtual machine, as nvcc writes it (NVIDIA: "PTX ISA"): as much of it as
-// the kernels of cuda.cu need. What is not known is refused, never guessed.
+// PTX, the code of NVIDIA's virtual machine, as nvcc writes it (NVIDIA: "PTX ISA"): as much of it
+// as the kernels of cuda.cu need. What is not known is refused, never guessed.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct Instruction {
   Run run = nullptr;
   // Slots of a thread's registers; constants and special registers have slots, too.
   std::uint32_t to[4] = {}, from[5] = {};
-  std::int64_t offset = 0;  // of an address
+  std::int64_t offset = 0;   // of an address
   std::uint32_t target = 0;  // of a branch: an instruction
   std::int32_t guard = -1;   // slot of a predicate
   bool unless = false;       // the predicate must be false
@@ -37,8 +37,13 @@ struct Instruction {
   std::uint32_t line = 0;   // of the text
 };
 
-enum Special : std::uint32_t { kTid, kNtid = kTid + 3, kCtaid = kNtid + 3, kNctaid = kCtaid + 3,
-                               kSpecials = kNctaid + 3 };
+enum Special : std::uint32_t {
+  kTid,
+  kNtid = kTid + 3,
+  kCtaid = kNtid + 3,
+  kNctaid = kCtaid + 3,
+  kSpecials = kNctaid + 3
+};
 
 struct Kernel {
   std::string name;

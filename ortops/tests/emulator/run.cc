@@ -76,8 +76,7 @@ void advance(Thread& thread) {
   while (thread.state == State::kRuns) {
     if (thread.at >= code.size()) throw Error("it runs past its end");
     const Instruction& instruction = code[thread.at++];
-    if (instruction.guard >= 0 &&
-        (thread.slots[instruction.guard] != 0) == instruction.unless) {
+    if (instruction.guard >= 0 && (thread.slots[instruction.guard] != 0) == instruction.unless) {
       continue;
     }
     instruction.run(thread, instruction);
@@ -89,8 +88,7 @@ void advance(Thread& thread) {
 void run_grid(const Kernel& kernel, const Grid& grid, const std::vector<unsigned char>& parameters,
               int device) {
   std::mt19937_64 random(1);
-  const std::uint64_t threads =
-      std::uint64_t{grid.threads[0]} * grid.threads[1] * grid.threads[2];
+  const std::uint64_t threads = std::uint64_t{grid.threads[0]} * grid.threads[1] * grid.threads[2];
   const std::uint64_t groups = std::uint64_t{grid.groups[0]} * grid.groups[1] * grid.groups[2];
   if (threads == 0 || groups == 0 || threads > 1024) throw Error("a grid of a forbidden size");
   std::vector<std::uint64_t> slots(threads * kernel.slots);
@@ -112,9 +110,8 @@ void run_grid(const Kernel& kernel, const Grid& grid, const std::vector<unsigned
       const std::uint32_t x = grid.threads[0], y = grid.threads[1];
       const auto gx = grid.groups[0], gy = grid.groups[1];
       const std::uint64_t special[kSpecials] = {
-          i % x,           i / x % y,       i / x / y,       grid.threads[0],
-          grid.threads[1], grid.threads[2], g % gx,          g / gx % gy,
-          g / gx / gy,     grid.groups[0],  grid.groups[1],  grid.groups[2]};
+          i % x,  i / x % y,   i / x / y,   grid.threads[0], grid.threads[1], grid.threads[2],
+          g % gx, g / gx % gy, g / gx / gy, grid.groups[0],  grid.groups[1],  grid.groups[2]};
       std::copy_n(special, std::size_t{kSpecials}, thread.slots);
       for (const auto& [slot, value] : kernel.constants) thread.slots[slot] = value;
     }

@@ -286,8 +286,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   return *least = *greatest = 0, cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
-  return on_stream(handle,
-                   [](Devices& all, Stream* on) { return all.destroy(on), cudaSuccess; });
+  return on_stream(handle, [](Devices& all, Stream* on) { return all.destroy(on), cudaSuccess; });
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   return on_stream(handle, [](Devices& all, Stream* on) { return all.finish(on), cudaSuccess; });

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the CUDA libraries that others need, as far as the emulator is none: `stubs.py FOLDER
-LIBRARY...`.
+"""Make the CUDA libraries that others need beside the emulator: `stubs.py FOLDER EMULATOR LIBRARY...`
 
-FOLDER holds the emulator's libcudart.so; the libraries are those that shall load, such as ONNX
-Runtime's CUDA provider. Their CUDA libraries (cuBLAS and others) come into FOLDER, with functions
-that make and set handles, and otherwise answer that they are not supported.
+EMULATOR is its libcudart.so.N; the libraries are those that shall load, such as ONNX Runtime's CUDA
+provider. FOLDER gets links to the emulator, and cuBLAS and the like, whose functions make and set
+handles and otherwise answer that they are not supported. Search it with LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ _CUDA_FUNCTION = re.compile(r"(__cuda|cu)[A-Za-z]\w*")
 _DRIVER_FUNCTION = re.compile(
     rb"\0(cu(?:Ctx|Dev|Func|Get|Init|Launch|Link|Mem|Module|Occupancy|Pointer|Stream)[A-Z]\w*)(?=\0)"
 )
+_STUBS = "libcustubs.so.0"
 _UNSUPPORTED = """#include <stdio.h>
 static int unsupported(const char* name) {
   fprintf(stderr, "CUDA emulator: %s is not supported\\n", name);
@@ -50,36 +50,41 @@ def body(name: str) -> str:
     return f"int {name}(void) {{ return {answer}; }}"
 
 
-def main(folder: Path, *libraries: str) -> None:
+def link(path: Path, target: str) -> None:
+    """Make a symbolic link, or leave the one that is there."""
+    if not path.is_symlink():
+        path.symlink_to(target)
+
+
+def main(folder: Path, emulator: Path, *libraries: str) -> None:
     """Write, compile and link the libraries."""
-    has = {name for name, _ in symbols(str(folder / "libcudart.so"), "T")}
-    wanted = {
-        (name, version)
-        for library in libraries
-        for name, version in symbols(library, "U")
-        if _CUDA_FUNCTION.fullmatch(name) and name not in has
-    }
+    folder.mkdir(parents=True, exist_ok=True)
+    has = {name for name, _ in symbols(str(emulator), "T")}
+    wanted = set()
     for library in libraries:
+        wanted |= {s for s in symbols(library, "U") if _CUDA_FUNCTION.fullmatch(s[0])}
         names = _DRIVER_FUNCTION.findall(Path(library).read_bytes())
-        wanted |= {(name.decode(), "") for name in names if name.decode() not in has}
+        wanted |= {(name.decode(), "") for name in names}
+    missing = sorted((name, version or "CUDA") for name, version in wanted if name not in has)
     versions: dict[str, list[str]] = {}
-    for name, version in sorted(wanted):
-        versions.setdefault(version or "CUDA", []).append(name)
-    (folder / "stubs.c").write_text(_UNSUPPORTED + "\n".join(body(name) for name, _ in sorted(wanted)) + "\n")
-    (folder / "stubs.map").write_text(
-        "".join(f"{version} {{ {'; '.join(names)}; }};\n" for version, names in versions.items())
-    )
-    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "stubs.c", "-o", "libcustubs.so.0"]
-    # What is looked up in here and is not there is looked for in the emulator.
-    options = ["-Wl,--version-script=stubs.map", "-Wl,--no-as-needed", "-L.", "-lcudart"]
+    for name, version in missing:
+        versions.setdefault(version, []).append(name)
+    code = _UNSUPPORTED + "".join(body(name) + "\n" for name in dict(missing))
+    script = "".join(f"{name} {{ {'; '.join(names)}; }};\n" for name, names in versions.items())
+    (folder / "stubs.c").write_text(code)
+    (folder / "stubs.map").write_text(script)
+    link(folder / emulator.name, str(emulator.resolve()))
+    # What is looked up in the stubs and is not there is looked for in the emulator.
+    options = ["-Wl,--version-script=stubs.map", "-Wl,--no-as-needed", f"-l:{emulator.name}"]
+    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "stubs.c", "-o", _STUBS, "-L."]
     subprocess.run([*command, *options, "-Wl,-rpath,$ORIGIN"], check=True, cwd=folder)
     for library in libraries:
         for line in output("readelf", "-d", library):
-            if needed := re.search(r"NEEDED.*\[(.*)\]", line):
-                link = folder / needed[1]
-                if _CUDA_LIBRARY.fullmatch(link.name) and not link.exists():
-                    link.symlink_to("libcustubs.so.0")
+            needed = re.search(r"NEEDED.*\[(.*)\]", line)
+            if needed and _CUDA_LIBRARY.fullmatch(needed[1]):
+                link(folder / needed[1], _STUBS)
+    link(folder / "libcuda.so.1", _STUBS)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
