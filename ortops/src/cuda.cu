@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads)
     with_format<X>(call.format, [&](auto format) {
       encode_tile<X, decltype(format)>(call, tile, x, words, lane);
     });
-    // Without flips each thread reads the words that it has made itself.
+    // Each thread makes, and reads in the end, words of its own; only flips need those of others.
     if (call.sampler.regime != Regime::kNone) {
       __syncthreads();
       flip_tile(call, tile, words, lane);
@@ -45,7 +45,6 @@ __global__ void __launch_bounds__(kThreads)
     with_format<X>(call.format, [&](auto format) {
       decode_tile<X, decltype(format)>(call, tile, words, y, lane);
     });
-    __syncthreads();
   }
 }
 

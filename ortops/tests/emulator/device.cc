@@ -12,10 +12,19 @@ namespace {
 
 thread_local int current_device = 0;
 
-int devices_wanted() {
-  const char* text = std::getenv("NOISYSTORE_EMULATED_DEVICES");
-  return text == nullptr ? 1 : std::clamp(std::atoi(text), 0, 8);
+int number_of(const char* variable, int otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::atoi(text);
 }
+
+// For kernels whose groups go round until all is done: NOISYSTORE_EMULATED_GROUPS has them do so.
+Grid with_fewer_groups(Grid grid) {
+  static const int most = number_of("NOISYSTORE_EMULATED_GROUPS", 0);
+  if (most > 0) grid.groups[0] = std::min(grid.groups[0], static_cast<std::uint32_t>(most));
+  return grid;
+}
+
+int devices_wanted() { return std::clamp(number_of("NOISYSTORE_EMULATED_DEVICES", 1), 0, 8); }
 
 // With NOISYSTORE_EMULATOR_REPORT, what has run is said when the process ends.
 void report() {
@@ -149,7 +158,7 @@ void Devices::add_function(void* handle, const void* function, const char* name)
   functions_[function] = {handle, name};
 }
 
-cudaError_t Devices::launch(const void* function, const Grid& grid, void** arguments,
+cudaError_t Devices::launch(const void* function, const Grid& asked, void** arguments,
                             Stream* stream) {
   const auto found = functions_.find(function);
   if (found == functions_.end()) return cudaErrorInvalidDeviceFunction;
@@ -170,6 +179,7 @@ cudaError_t Devices::launch(const void* function, const Grid& grid, void** argum
   }
   if (error != cudaSuccess) return error;
   const Kernel& code = kernel->second;
+  const Grid grid = with_fewer_groups(asked);
   if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
   std::vector<unsigned char> parameters(code.parameter_bytes);
   for (std::size_t i = 0; i < code.parameter_offset.size(); ++i) {

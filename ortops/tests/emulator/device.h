@@ -51,7 +51,7 @@ class Devices {
   // before the call returns.
   cudaError_t copy(void* to, const void* from, std::size_t size, Stream* stream, bool waits);
   cudaError_t fill(void* to, int value, std::size_t size, Stream* stream, bool waits);
-  cudaError_t launch(const void* function, const Grid& grid, void** arguments, Stream* stream);
+  cudaError_t launch(const void* function, const Grid& asked, void** arguments, Stream* stream);
 
   void add_module(void* handle, const void* fat_binary);
   void add_function(void* handle, const void* function, const char* name);

@@ -109,6 +109,19 @@ void insert_bits(Thread& t, const Instruction& i) {
   const T moved = at >= width ? T{0} : static_cast<T>(get<T>(t, i.from[0]) << at);
   set<T>(t, i.to[0], static_cast<T>((moved & mask) | (get<T>(t, i.from[1]) & ~mask)));
 }
+// prmt d, a, b, c: each nibble of c picks a byte of b and a, or its sign in all bits.
+void permute(Thread& t, const Instruction& i) {
+  const u64 bytes = u64{get<u32>(t, i.from[1])} << 32 | get<u32>(t, i.from[0]);
+  const u32 picks = get<u32>(t, i.from[2]);
+  u32 made = 0;
+  for (u32 k = 0; k < 4; ++k) {
+    const u32 pick = picks >> (4 * k) & 0xF;
+    u32 byte = static_cast<u32>(bytes >> (8 * (pick & 7))) & 0xFF;
+    if (pick & 8) byte = byte & 0x80 ? 0xFF : 0;
+    made |= byte << (8 * k);
+  }
+  set<u32>(t, i.to[0], made);
+}
 template <class T>
 void load(Thread& t, const Instruction& i) {
   const auto* from = reach(t, i, i.from[0], sizeof(T) * i.vector, Access::kRead);
@@ -291,6 +304,7 @@ Run find(std::vector<std::string>& parts, Instruction& instruction) {
   if (op == "add") return on_numbers(type, Add{});
   if (op == "sub") return on_numbers(type, Subtract{});
   if (op == "div") return rounds == (type[0] == 'f') ? on_numbers(type, Divide{}) : nullptr;
+  if (op == "prmt") return type == "b32" ? permute : nullptr;
   if (op == "rem") return on_integers(type, Remainder{});
   if (op == "min") return on_integers(type, Smaller{});
   if (op == "max") return on_integers(type, Larger{});
