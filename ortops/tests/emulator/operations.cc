@@ -109,6 +109,25 @@ void insert_bits(Thread& t, const Instruction& i) {
   const T moved = at >= width ? T{0} : static_cast<T>(get<T>(t, i.from[0]) << at);
   set<T>(t, i.to[0], static_cast<T>((moved & mask) | (get<T>(t, i.from[1]) & ~mask)));
 }
+// bfe d, a, b, c: c bits of a from bit b on.
+template <class T>
+void extract_bits(Thread& t, const Instruction& i) {
+  const u32 at = get<u32>(t, i.from[1]) & 0xFF, length = get<u32>(t, i.from[2]) & 0xFF;
+  constexpr u32 width = sizeof(T) * 8;
+  const T mask = length >= width ? ~T{0} : static_cast<T>((T{1} << length) - 1);
+  set<T>(t, i.to[0], at >= width ? T{0} : static_cast<T>(get<T>(t, i.from[0]) >> at & mask));
+}
+template <class Half, class T>
+void unpack(Thread& t, const Instruction& i) {
+  const T value = get<T>(t, i.from[0]);
+  set<Half>(t, i.to[0], static_cast<Half>(value));
+  set<Half>(t, i.to[1], static_cast<Half>(value >> (8 * sizeof(Half))));
+}
+template <class Half, class T>
+void pack(Thread& t, const Instruction& i) {
+  const T high = get<Half>(t, i.from[1]);
+  set<T>(t, i.to[0], high << (8 * sizeof(Half)) | get<Half>(t, i.from[0]));
+}
 // prmt d, a, b, c: each nibble of c picks a byte of b and a, or its sign in all bits.
 void permute(Thread& t, const Instruction& i) {
   const u64 bytes = u64{get<u32>(t, i.from[1])} << 32 | get<u32>(t, i.from[0]);
@@ -140,13 +159,19 @@ void store(Thread& t, const Instruction& i) {
   }
 }
 template <class T>
-void atomic_xor(Thread& t, const Instruction& i) {
+void reduce_xor(Thread& t, const Instruction& i) {
   unsigned char* at = reach(t, i, i.from[0], sizeof(T), Access::kAtomic);
   T value;
   std::memcpy(&value, at, sizeof value);
-  set<T>(t, i.to[0], value);
   value ^= get<T>(t, i.from[1]);
   std::memcpy(at, &value, sizeof value);
+}
+template <class T>
+void atomic_xor(Thread& t, const Instruction& i) {
+  T value;
+  std::memcpy(&value, reach(t, i, i.from[0], sizeof(T), Access::kAtomic), sizeof value);
+  reduce_xor<T>(t, i);
+  set<T>(t, i.to[0], value);
 }
 
 void branch(Thread& t, const Instruction& i) { t.at = i.target; }
@@ -261,9 +286,10 @@ Run find(std::vector<std::string>& parts, Instruction& instruction) {
     if (instruction.space == Space::kGeneric || !take(parts, "u64")) return nullptr;
     return in ? change_space<true> : change_space<false>;
   }
-  if (op == "ld" || op == "st" || op == "atom") {
+  const bool atomic = op == "atom" || op == "red";
+  if (op == "ld" || op == "st" || atomic) {
     instruction.space = take_space(parts);
-    if (op == "atom" && !take(parts, "xor")) return nullptr;
+    if (atomic && !take(parts, "xor")) return nullptr;
     if (take(parts, "v2")) instruction.vector = 2;
     if (take(parts, "v4")) instruction.vector = 4;
     if (parts.size() != 2) return nullptr;
@@ -274,7 +300,8 @@ Run find(std::vector<std::string>& parts, Instruction& instruction) {
       else {
         if (op == "ld") return load<T>;
         if (op == "st") return store<T>;
-        if constexpr (kIsInteger<T> && sizeof(T) >= 4) return atomic_xor<T>;
+        if constexpr (kIsInteger<T> && sizeof(T) >= 4)
+          return op == "red" ? reduce_xor<T> : atomic_xor<T>;
         return nullptr;
       }
     });
@@ -304,6 +331,15 @@ Run find(std::vector<std::string>& parts, Instruction& instruction) {
   if (op == "add") return on_numbers(type, Add{});
   if (op == "sub") return on_numbers(type, Subtract{});
   if (op == "div") return rounds == (type[0] == 'f') ? on_numbers(type, Divide{}) : nullptr;
+  if (op == "unpack" || op == "pack") {
+    if (type == "b64") return op == "pack" ? pack<u32, u64> : unpack<u32, u64>;
+    if (type == "b32") return op == "pack" ? pack<u16, u32> : unpack<u16, u32>;
+    return nullptr;
+  }
+  if (op == "bfe") {
+    if (type == "u32") return extract_bits<u32>;
+    return type == "u64" ? extract_bits<u64> : nullptr;
+  }
   if (op == "prmt") return type == "b32" ? permute : nullptr;
   if (op == "rem") return on_integers(type, Remainder{});
   if (op == "min") return on_integers(type, Smaller{});

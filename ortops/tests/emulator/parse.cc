@@ -115,6 +115,8 @@ class Reader {
         const std::string& word = words[i];
         if (word == ".align") {
           align = static_cast<std::uint32_t>(number(words.at(++i)));
+        } else if (word == ".ptr") {  // .ptr .align N is about what it points to
+          i += words.at(i + 1) == ".align" ? 2 : 0;
         } else if (word == "[") {
           size *= static_cast<std::uint32_t>(number(words.at(++i)));
         } else if (word[0] == '.') {
@@ -209,11 +211,10 @@ class Reader {
 
   // Gives the slot of a register, a symbol's address or a number.
   std::uint32_t slot(const std::string& word) {
-    if (word[0] == '%') {
-      const auto found = registers_.find(word);
-      if (found == registers_.end()) throw Error("no register " + word);
-      return found->second;
-    }
+    const auto found = registers_.find(word);
+    if (found != registers_.end()) return found->second;
+    if (word[0] == '%') throw Error("no register " + word);
+    if (word == "_") return registers_[word] = kernel_->slots++;  // what nobody wants
     const auto symbol = symbols_.find(word);
     const std::uint64_t value = symbol != symbols_.end() ? symbol->second : number(word);
     const auto [at, is_new] = constants_.try_emplace(value, kernel_->slots);
@@ -236,7 +237,8 @@ class Reader {
       branches_.emplace_back(kernel_->code.size(), words.at(i++));
     }
     // Operands in their order: the first is written, but by a store or a barrier.
-    const bool reads_all = name.compare(0, 3, "st.") == 0 || name.compare(0, 3, "bar") == 0;
+    const bool reads_all = name.compare(0, 3, "st.") == 0 || name.compare(0, 4, "red.") == 0 ||
+                           name.compare(0, 3, "bar") == 0;
     std::size_t to = 0, from = 0;
     const auto add = [&](const std::string& word, bool written) {
       std::size_t& count = written ? to : from;
@@ -262,6 +264,10 @@ class Reader {
         add(words[i++], written);
       }
       if (i < words.size() && words[i++] != ",") throw Error("operands");
+    }
+    // Words of two halves in braces.
+    if (name.compare(0, 4, "mov.") == 0 && to + from == 3) {
+      made.run = find_operation((to == 2 ? "unpack" : "pack") + name.substr(3), made);
     }
     kernel_->code.push_back(made);
   }
