@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the CUDA libraries that others need beside the emulator: `stubs.py FOLDER EMULATOR LIBRARY...`
+"""Make the CUDA libraries that others need beside the emulator.
 
-EMULATOR is its libcudart.so.N; the libraries are those that shall load, such as ONNX Runtime's CUDA
-provider. FOLDER gets links to the emulator, and cuBLAS and the like, whose functions make and set
-handles and otherwise answer that they are not supported. Search it with LD_LIBRARY_PATH.
+`stubs.py FOLDER EMULATOR LIBRARY...`: EMULATOR is its libcudart.so.N; the libraries are those that
+shall load, such as ONNX Runtime's CUDA provider. FOLDER gets links to the emulator, and cuBLAS and
+the like, whose functions make and set handles and otherwise answer that they are not supported.
+Search it with LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
