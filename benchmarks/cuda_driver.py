@@ -93,6 +93,16 @@ class Device:
         size_ = ctypes.c_size_t(size)
         self._call("cuMemcpyDtoDAsync_v2", _POINTER(target), _POINTER(source), size_, None)
 
+    def stream(self) -> int:
+        """Return a stream that does not wait for the default one."""
+        stream = ctypes.c_void_p()
+        self._call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
+        return stream.value or 0
+
+    def wait_for(self, stream: int) -> None:
+        """Wait for all that is queued on a stream."""
+        self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
+
     def microseconds(self, queue: Callable[[], None], repeats: int, rounds: int = 7) -> float:
         """Median time of what `queue` queues, by the device's own clock."""
         start, stop = ctypes.c_void_p(), ctypes.c_void_p()

@@ -105,6 +105,20 @@ def test_samples_beyond_what_a_launch_lists(device_of):
         device.free(place)
 
 
+@needs_device
+def test_work_on_a_stream(device_of):
+    device = device_of()
+    x = np.random.default_rng(0).standard_normal((4, 999), np.float32)
+    place, other, stream = device.allocate(x.nbytes), device.allocate(x.nbytes), device.stream()
+    device.write(place, x)
+    for seed in range(3):  # each reads what the one before it has written
+        ortops.apply_on_cuda(place, other, "float32", x.shape, 1e-3, seed=seed, stream=stream)
+        ortops.apply_on_cuda(other, place, "float32", x.shape, 0.2, seed=seed, stream=stream)
+        x = ortops.apply(ortops.apply(x, 1e-3, seed=seed), 0.2, seed=seed)
+    device.wait_for(stream)
+    assert device.read(place, x).tobytes() == x.tobytes()
+
+
 @pytest.mark.skipif(devices() < 2, reason="needs CUDA: no two devices")
 def test_work_is_done_where_the_memory_lies(device_of):
     x = np.random.default_rng(0).standard_normal((3, 1000), np.float32)

@@ -40,6 +40,10 @@ int cuDeviceGetName(char* name, int size, int device) {
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
   return cudaDeviceGetAttribute(value, static_cast<cudaDeviceAttr>(attribute), device);
 }
+int cuStreamCreate(cudaStream_t* stream, unsigned flags) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+int cuStreamSynchronize(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 int cuGetErrorString(int error, const char** text) {
   return *text = cudaGetErrorString(static_cast<cudaError_t>(error)), 0;
 }
