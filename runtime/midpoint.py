@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,10 @@ from .midpoint_curve import (
     crossing,
     decreasing,
     even_weights,
-    logistic,
     solve,
 )
-from .midpoint_interval import Cells, standard_errors
-
-AXES = ("log10", "linear")
+from .midpoint_fit import AXES, Fit, to_axis, to_rate
+from .midpoint_interval import MOST_DEGREES, Cells, standard_errors
 
 #: Largest confidence: beyond, the tails of the errors are not known.
 MOST_CONFIDENCE = 0.9999
@@ -61,86 +59,6 @@ class Points:
     images: npt.ArrayLike
     bits: npt.ArrayLike | None = None
     clean_bits: npt.ArrayLike | None = None
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Result of `fit_midpoint`. Rates are bit error rates; `sigma` is in units of the axis.
-
-    Attributes
-    ----------
-    midpoint : float or None
-        Rate at which eq. 2 is half way between clean and chance accuracy. None where the swept
-        range does not hold it: `bound` and `limit` then say what is known.
-    bound : "above", "below" or None
-        The midpoint lies above the highest rate, or below the lowest.
-    limit : float or None
-        That highest or lowest rate.
-    half_level : float or None
-        Rate at which the measured accuracy, made monotone and linear between its points on log10,
-        crosses half way. Needs no model of the curve.
-    interval : (float, float) or None
-        Confidence interval of the midpoint.
-    sigma : float or None
-        Slope of eq. 2: decades on the log10 axis, a rate on the linear axis.
-    sigma_interval : (float, float) or None
-        Its confidence interval.
-    rate_99 : float or None
-        Rate at which the fitted accuracy is 99% of clean (paper, section 6: "99%-noise"); None
-        outside the swept range.
-    axis : "log10" or "linear"
-    clean_accuracy, chance_accuracy : float
-        The paper's a_max and a_min = 1 / K.
-    confidence : float
-    dispersion : float or None
-        Variance between trials over binomial variance around the drop, 1 or more.
-    covers : "noise" or "noise and images"
-        What the intervals hold for: other draws of the noise on these images, or on other images
-        of the same kind too (`Points.bits` given).
-    rates, points, images : int
-        Distinct rates, points, and images of the largest point.
-    """
-
-    midpoint: float | None
-    bound: str | None
-    limit: float | None
-    half_level: float | None
-    interval: tuple[float, float] | None
-    sigma: float | None
-    sigma_interval: tuple[float, float] | None
-    rate_99: float | None
-    axis: str
-    clean_accuracy: float
-    chance_accuracy: float
-    confidence: float
-    dispersion: float | None
-    covers: str
-    rates: int
-    points: int
-    images: int
-
-    def accuracy(self, rate: npt.ArrayLike) -> Array:
-        """Fitted accuracy at `rate` (paper eq. 2).
-
-        Raises
-        ------
-        InputError
-            There is no fitted curve, because the sweep does not hold the midpoint.
-        """
-        if self.midpoint is None or self.sigma is None:
-            raise InputError("this sweep does not hold its midpoint: there is no curve to evaluate")
-        x = _to_axis(np.asarray(rate, dtype=np.float64), self.axis)
-        mu = float(_to_axis(np.asarray(self.midpoint), self.axis))
-        return logistic(x, mu, self.sigma, self.clean_accuracy, self.chance_accuracy)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Fields as plain values for JSON; `bound` and `limit` only where there is no midpoint."""
-        values = asdict(self)
-        for name in ("interval", "sigma_interval"):
-            values[name] = None if values[name] is None else list(values[name])
-        if self.bound is None:
-            del values["bound"], values["limit"]
-        return values
 
 
 def fit_midpoint(
@@ -213,7 +131,7 @@ def fit_midpoint(
         "points": len(cells.at),
         "images": int(cells.images.max()),
     }
-    x = _to_axis(cells.rate, axis)
+    x = to_axis(cells.rate, axis)
     log_rate = np.log10(cells.rate)
     accuracy = cells.accuracy
     monotone = decreasing(accuracy, cells.total(cells.images))
@@ -221,7 +139,7 @@ def fit_midpoint(
     if half is None:
         side = "above" if monotone[-1] > (clean_accuracy + chance) / 2 else "below"
         return _outside(side, cells, None, common)
-    start = float(_to_axis(np.asarray(10**half), axis))
+    start = float(to_axis(np.asarray(10**half), axis))
     solution = solve(x, accuracy, even_weights(log_rate), clean_accuracy, chance, start)
     if not x[0] <= solution.mu <= x[-1]:
         return _outside("above" if solution.mu > x[-1] else "below", cells, float(10**half), common)
@@ -232,11 +150,11 @@ def fit_midpoint(
         right = min(max(int(np.searchsorted(x, start)), 1), len(x) - 1)
         low, high = min(low, x[right - 1]), max(high, x[right])
     return Fit(
-        midpoint=_to_rate(solution.mu, axis),
+        midpoint=to_rate(solution.mu, axis),
         bound=None,
         limit=None,
         half_level=float(10**half),
-        interval=(_to_rate(low, axis), _to_rate(high, axis)),
+        interval=(to_rate(low, axis), to_rate(high, axis)),
         sigma=solution.sigma,
         sigma_interval=(
             float(max(solution.sigma - width[1], 0.0)),
@@ -244,6 +162,8 @@ def fit_midpoint(
         ),
         rate_99=_rate_at(0.99 * clean_accuracy, solution, clean_accuracy, chance, cells.rate, axis),
         dispersion=errors.dispersion,
+        covariance=_pairs(errors.covariance) if solution.resolved else None,
+        degrees=min(errors.degrees, MOST_DEGREES) if solution.resolved else None,
         **common,
     )
 
@@ -353,16 +273,13 @@ def _rate_at(
     if level <= a_min:
         return None
     x = solution.mu + solution.sigma * math.log((a_max - a_min) / (level - a_min) - 1)
-    found = _to_rate(x, axis)
+    found = to_rate(x, axis)
     return found if rate[0] <= found <= rate[-1] else None
 
 
-def _to_axis(rate: Array, axis: str) -> Array:
-    return np.log10(rate) if axis == "log10" else rate
-
-
-def _to_rate(x: float, axis: str) -> float:
-    return 10.0 ** min(float(x), 0.0) if axis == "log10" else min(max(float(x), 0.0), 1.0)
+def _pairs(matrix: Array) -> tuple[tuple[float, float], tuple[float, float]]:
+    (a, b), (c, d) = matrix.tolist()
+    return (a, b), (c, d)
 
 
 def _fit_of_results(source: Any, axis: str, confidence: float) -> Fit:

@@ -86,8 +86,9 @@ def plot_accuracy(
     """Draw accuracy against bit error rate and write it as PNG or SVG.
 
     Each curve has its mean accuracy at each rate, with error bars of one standard error (the
-    binomial error or the spread between trials, whichever is larger), the fit of paper eq. 2, the
-    midpoint with its interval, and the clean accuracy. The file appears at once, or not at all.
+    binomial error or the spread between trials, whichever is larger), the fit of paper eq. 2 with
+    its band (`Fit.band`), the midpoint with its interval, and the clean accuracy. The file appears
+    at once, or not at all.
 
     Parameters
     ----------
@@ -196,14 +197,23 @@ def _draw(
     handles, labels = axes.get_legend_handles_labels()
     # Below the axes, where it covers no point; the measured points first.
     order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("measured"))
-    figure.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        loc="outside lower center",
-        ncols=(2 if marks else 3) if len(curves) == 1 else 1 + len(curves) // 5,
-        handlelength=1.6,
-        columnspacing=1.4,
-    )
+    columns = (2 if marks else 3) if len(curves) == 1 else 1 + len(curves) // 5
+    while True:
+        legend = figure.legend(
+            [handles[i] for i in order],
+            [labels[i] for i in order],
+            loc="outside lower center",
+            ncols=columns,
+            handlelength=1.6,
+            columnspacing=1.4,
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        # Long labels: one column less.
+        legend.remove()
+        columns -= 1
+    # A long legend makes the figure higher, not the axes lower.
+    figure.set_figheight(4.0 + 0.18 * max(len(labels) / columns - 4, 0))
     return figure
 
 
@@ -242,13 +252,14 @@ def _draw_curve(
     if fit.midpoint is None or fit.interval is None:
         return
     grid = np.geomspace(low, high, 400)
+    label = f"logistic fit ({fit.axis})"
+    if fit.covariance is not None:
+        # Under all points and curves, and faint where those of several curves overlap.
+        alpha = 0.2 if alone else 0.12
+        axes.fill_between(grid, *fit.band(grid), color=color, alpha=alpha, lw=0, zorder=1.5)
+        label += f", {100 * fit.confidence:g}% band"
     axes.plot(
-        grid,
-        fit.accuracy(grid),
-        color=color,
-        lw=1.6,
-        zorder=3,
-        label=f"logistic fit, {fit.axis} axis" if alone else None,
+        grid, fit.accuracy(grid), color=color, lw=1.6, zorder=3, label=label if alone else None
     )
     axes.axvspan(*fit.interval, color=color, alpha=0.18, lw=0, zorder=0)
     axes.axvline(

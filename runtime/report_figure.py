@@ -25,6 +25,7 @@ _TOP, _BOTTOM = 24, 224
 _ROWS, _ROW, _LINE = 268, 34, 14
 _LONGEST_LABEL, _LONGEST_TEXT = 31, 62
 _HIGHEST = 1.04
+_THINNEST = 0.2
 # Around (0, 0), in COLORS shapes, so that colour is not all that tells curves apart.
 _MARKS = (
     "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
@@ -113,6 +114,8 @@ def draw(
         parts.append(f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>')
     parts.append(_axes(scale, height, what, chosen))
     looks = list(zip(panel.curves, chosen, panel.styles, strict=True))
+    # Below all curves, so that no band covers another curve's points.
+    parts += [_band(curve, number, look, scale) for number, curve, look in looks]
     for number, curve, look in looks:
         parts.append(_curve(curve, number, look, scale, only=len(chosen) == 1))
     for place, (number, curve, look) in enumerate(looks):
@@ -173,6 +176,30 @@ def _axes(scale: Scale, height: int, what: str, chosen: Sequence[Curve]) -> str:
     return "".join(parts)
 
 
+def _drawn_rates(curve: Curve, scale: Scale) -> npt.NDArray[np.float64]:
+    """Rates at which the fit is drawn: not far beyond those measured, where it is a guess."""
+    ends = np.log10([curve.rate[0] / 3, curve.rate[-1] * 3])
+    return np.asarray(10.0 ** np.linspace(max(ends[0], scale.low), min(ends[1], scale.high), 70))
+
+
+def _line(xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> str:
+    return "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
+
+
+def _band(curve: Curve, number: int, look: int, scale: Scale) -> str:
+    """The band of the fit, as far as it is wide enough to be seen; empty without one."""
+    if curve.fit is None or curve.fit.covariance is None:
+        return ""
+    rates = _drawn_rates(curve, scale)
+    xs, (low, high) = scale.x(rates), _y(curve.fit.band(rates))
+    seen = np.flatnonzero(low - high >= _THINNEST)
+    if len(seen) < 2:
+        return ""
+    part = slice(seen[0], seen[-1] + 1)
+    outline = _line(np.r_[xs[part], xs[part][::-1]], np.r_[low[part], high[part][::-1]])
+    return f'<path class="band c{look % COLORS}" data-i="{number}" d="M{outline}z"/>'
+
+
 def _curve(curve: Curve, number: int, look: int, scale: Scale, *, only: bool) -> str:
     """Points, intervals, trials and fit of one curve; only one has its clean accuracy labelled."""
     parts = [f'<g class="curve {_classes(look)}" data-i="{number}">']
@@ -195,13 +222,8 @@ def _curve(curve: Curve, number: int, look: int, scale: Scale, *, only: bool) ->
                 f'<path class="span" d="M{low:.1f} {_TOP}H{high:.1f}V{_BOTTOM}H{low:.1f}z"/>'
                 f'<path d="M{middle:.1f} {_TOP}V{_BOTTOM}"/>'
             )
-        # Not far beyond what was measured: there the curve is a guess.
-        ends = np.log10([curve.rate[0] / 3, curve.rate[-1] * 3])
-        rates = 10.0 ** np.linspace(max(ends[0], scale.low), min(ends[1], scale.high), 70)
-        line = "L".join(
-            f"{x:.1f} {y:.1f}" for x, y in zip(scale.x(rates), _y(fit.accuracy(rates)), strict=True)
-        )
-        parts.append(f'<path class="fit" d="M{line}"/>')
+        rates = _drawn_rates(curve, scale)
+        parts.append(f'<path class="fit" d="M{_line(scale.x(rates), _y(fit.accuracy(rates)))}"/>')
     known = ~np.isnan(curve.accuracy)
     xs, ys = scale.x(curve.rate[known]), _y(curve.accuracy[known])
     images = curve.keys["images"]

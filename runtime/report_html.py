@@ -37,8 +37,10 @@ _WORDS = (
     "Each mark is the mean accuracy at one bit error rate, its bar the 95% interval of the mean "
     "for other noise on the same images, small dots single trials. Lines are the fit of "
     "F(x) = (a<sub>max</sub> − a<sub>min</sub>) / (1 + exp((x − μ) / σ)) + a<sub>min</sub> over "
-    "{axis}, with a<sub>max</sub> the clean accuracy and a<sub>min</sub> = 1 / classes; "
-    "its centre μ is the midpoint noise level, listed below each figure on the same axis with its "
+    "{axis}, with a<sub>max</sub> the clean accuracy and a<sub>min</sub> = 1 / classes; the shade "
+    "along a line is its {confidence:g}% band, where wide enough to be seen: for the errors of μ "
+    "and σ, at each rate by itself. "
+    "The centre μ is the midpoint noise level, listed below each figure on the same axis with its "
     "{confidence:g}% interval. Dashes at the height of a<sub>max</sub> are the clean accuracy."
 )
 

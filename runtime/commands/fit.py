@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot",
         metavar="FILE.png|.svg",
-        help="also draw accuracy against rate, with fit and midpoint",
+        help="also draw accuracy against rate, with the fit, its band, and the midpoint",
     )
 
 

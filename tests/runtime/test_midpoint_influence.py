@@ -58,12 +58,16 @@ def test_standard_errors_are_those_of_monte_carlo(name):
     random = np.random.default_rng(2)
     images, repetitions = 2000, 2500
     counts = random.binomial(images, CURVES[name], (repetitions, len(X)))
-    spread = np.std([parameters(count / images) for count in counts], axis=0, ddof=1)
+    drawn = np.cov(np.transpose([parameters(count / images) for count in counts]))
+    spread = np.sqrt(np.diag(drawn))
     solution = fitted(CURVES[name])
     every = np.full(len(X), float(images))
     cells = Cells(10**X, np.arange(len(X)), CURVES[name] * images, every)
     errors = standard_errors(cells, solution, independent=True)
     np.testing.assert_allclose(errors.error, spread, rtol=0.035)  # itself known to 1.4%
+    # Of a correlation, 4 standard errors are 0.08.
+    together = errors.covariance[0, 1] / np.prod(errors.error)
+    assert together == pytest.approx(drawn[0, 1] / np.prod(spread), abs=0.08)
     assert errors.dispersion == 1
     assert errors.degrees == np.inf
 
@@ -74,9 +78,12 @@ def test_the_error_of_the_clean_accuracy_adds_up():
     clean = CLEAN + np.sqrt(variance) * random.standard_normal(repetitions)
     accuracy = CURVES["gompertz"]
     spread = np.std([parameters(accuracy, value) for value in clean], axis=0, ddof=1)
-    none = Errors(np.array([0.03, 0.04]), 10.0, 1.5)
+    none = Errors(np.array([[0.03**2, 5e-4], [5e-4, 0.04**2]]), 10.0, 1.5)
     both = none.with_clean(fitted(accuracy), variance)
     np.testing.assert_allclose(both.error**2 - none.error**2, spread**2, rtol=0.12)
+    # All of this error has one cause: it makes the two move together.
+    together = np.abs(both.covariance - none.covariance)[0, 1]
+    assert together == pytest.approx(np.prod(spread), rel=0.12)
     assert both.degrees == pytest.approx(10 * (both.error[0] / 0.03) ** 4)
     assert both.dispersion == 1.5
     assert np.all(both.half_width(0.95) > 1.96 * both.error)

@@ -4,6 +4,7 @@
 import os
 import sys
 import xml.etree.ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from noisystore.runtime.midpoint_curve import logistic
 from noisystore.runtime.plot import (
     Curve,
     Mark,
+    _draw,
     _label_places,
     describe,
     mean_and_error,
     plot_accuracy,
 )
 
-pytest.importorskip("matplotlib")
+PolyCollection = pytest.importorskip("matplotlib.collections").PolyCollection
 
 
 def make(mu, label="model", axis="log10"):
@@ -50,6 +52,31 @@ def test_svg_holds_the_figures_words_and_repeats(tmp_path):
 
 def test_linear_axis(tmp_path):
     assert plot_accuracy([make(-5, axis="linear")], tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("axis", ["log10", "linear"])
+def test_the_band_of_each_fit_is_drawn(axis):
+    unsure = replace(make(-4).fit, covariance=None, degrees=None)
+    curves = [make(-5, axis=axis), make(2), replace(make(-4), fit=unsure)]
+    (axes,) = _draw(curves, "", "accuracy", [], "").axes
+    (band,) = (c for c in axes.collections if isinstance(c, PolyCollection))
+    rate, accuracy = band.get_paths()[0].vertices.T
+    low, high = curves[0].fit.band(rate)
+    on_edge = np.minimum(np.abs(accuracy - low), np.abs(accuracy - high))
+    np.testing.assert_allclose(on_edge, 0, atol=1e-12)
+    assert np.any(accuracy == low)
+    assert np.any(accuracy == high)
+
+
+def test_legends_of_long_labels_stay_inside(tmp_path):
+    curves = [make(-5, f"a network of a long name, number {i}") for i in range(9)]
+    figure = _draw(curves, "", "accuracy", [], "")
+    figure.savefig(tmp_path / "a.png")
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
+    (axes,) = figure.axes
+    assert axes.get_window_extent().height > 0.4 * whole.height
 
 
 def test_labels_of_marks_beyond_the_edges_are_drawn(tmp_path):

@@ -22,6 +22,7 @@ from noisystore.runtime.midpoint_groups import fit_results
 from noisystore.runtime.rates import parse_rates
 from noisystore.runtime.report import read_all, write_report
 from noisystore.runtime.report_curves import network_of, read_curves
+from noisystore.runtime.report_figure import Scale, draw
 from noisystore.runtime.report_tables import commands
 from noisystore.runtime.report_views import views_of
 from noisystore.runtime.results import Results
@@ -215,6 +216,30 @@ def test_hostile_names_are_text(tmp_path):
     assert page_data(text)["curves"][0]["model"].startswith(("model <script>", "<script>"))
     for drawn in figures.glob("*.svg"):
         assert ElementTree.parse(drawn).getroot().find(".//{*}script") is None
+
+
+def test_figures_hold_the_band_of_each_fit(tmp_path):
+    path = tmp_path / "r.sqlite"
+    write(path, images=60)
+    write(path, images=200_000, trials=1, bits=False, description={"model": "sure.onnx"})
+    write(path, 0.0, description={"model": "strong.onnx"}, images=100)
+    curves, _ = read_all([path])
+    scale = Scale.of(curves)
+    (panel,) = views_of(curves)[0].panels
+    root = ElementTree.fromstring(draw(panel, curves, scale, "name"))
+    # Nobody would see that of 200,000 images; that of no midpoint is not known.
+    (band,) = root.findall(".//{*}path[@class='band c0']")
+    (number,) = (i for i, c in enumerate(curves) if c.keys["images"] == 60)
+    assert band.get("data-i") == str(number)
+    xs, ys = np.array(re.findall(r"([\d.]+) ([\d.]+)", band.get("d")), dtype=float).T
+    assert len(xs) > 20
+    axis = scale.as_dict()
+    share = (xs - axis["left"]) / (axis["right"] - axis["left"])
+    low, high = curves[number].fit.band(10 ** (scale.low + share * (scale.high - scale.low)))
+    accuracy = axis["highest"] * (axis["bottom"] - ys) / (axis["bottom"] - axis["top"])
+    edges = np.r_[low[: len(xs) // 2], high[len(xs) // 2 :]]
+    np.testing.assert_allclose(accuracy, edges, atol=2e-3)
+    assert np.max(high - low) > 0.1
 
 
 def test_figures_are_svg_and_png(tmp_path):

@@ -113,7 +113,8 @@ def test_hover_tells_a_point(browser, pages):
     trials = ", ".join(f"{right / IMAGES:.2%}"[:-1] for right in curve.trials[4])
     assert lines[3] == f"3 trials: {trials}%"
     assert lines[4].startswith("midpoint ")
-    assert len(browser.find_elements("css selector", ".ns.focus .curve.on")) == 1
+    for part in ("curve", "band"):
+        assert len(browser.find_elements("css selector", f".ns.focus .{part}.on")) == 1
     heading = browser.find_element("css selector", "#h-curves")
     move(browser, heading)
     assert not tip.is_displayed()
