@@ -99,9 +99,14 @@ class Device:
         self._call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
         return stream.value or 0
 
-    def wait_for(self, stream: int) -> None:
-        """Wait for all that is queued on a stream."""
-        self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
+    def read_on(self, stream: int, address: int, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Copy an array from the device, after all that is queued on a stream, and no other."""
+        values = np.empty_like(like)
+        pointer, size = ctypes.c_void_p(values.ctypes.data), ctypes.c_size_t(values.nbytes)
+        on = ctypes.c_void_p(stream)
+        self._call("cuMemcpyDtoHAsync_v2", pointer, _POINTER(address), size, on)
+        self._call("cuStreamSynchronize", on)
+        return values
 
     def microseconds(self, queue: Callable[[], None], repeats: int, rounds: int = 7) -> float:
         """Median time of what `queue` queues, by the device's own clock."""

@@ -209,7 +209,8 @@ NOISYSTORE_HD Tile tile_of(const DeviceCall& call, std::uint64_t number) {
   return {at.row, inside, count};
 }
 
-// The three phases of a tile; between two of them the threads of the group wait for each other.
+// The three phases of a tile. Before and after the flips the threads of the group wait for each
+// other; the first and the last phase give a thread the same words.
 template <class X, class F>
 NOISYSTORE_HD void encode_tile(const DeviceCall& call, const Tile& tile, const unsigned char* x,
                                unsigned char* words, Lane lane) {

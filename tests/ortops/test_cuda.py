@@ -81,9 +81,8 @@ def test_memory_that_cannot_be_words_is_refused(device_of):
         with pytest.raises(InputError, match="aligned to their elements of 4 bytes"):
             ortops.apply_on_cuda(source, target, "float32", x.shape, 0.5)
     assert (device.read(place, x) == x).all()
-    ortops.apply_on_cuda(
-        place + 4, place + 4, "float32", (1, 1), 0.5, seed=3
-    )  # any element will do
+    # Any element will do.
+    ortops.apply_on_cuda(place + 4, place + 4, "float32", (1, 1), 0.5, seed=3)
     expected = x.copy().reshape(-1)
     ortops.apply(expected[1:2].reshape(1, 1), 0.5, seed=3, out=expected[1:2].reshape(1, 1))
     assert (device.read(place, x).reshape(-1) == expected).all()
@@ -115,8 +114,7 @@ def test_work_on_a_stream(device_of):
         ortops.apply_on_cuda(place, other, "float32", x.shape, 1e-3, seed=seed, stream=stream)
         ortops.apply_on_cuda(other, place, "float32", x.shape, 0.2, seed=seed, stream=stream)
         x = ortops.apply(ortops.apply(x, 1e-3, seed=seed), 0.2, seed=seed)
-    device.wait_for(stream)
-    assert device.read(place, x).tobytes() == x.tobytes()
+    assert device.read_on(stream, place, x).tobytes() == x.tobytes()
 
 
 @pytest.mark.skipif(devices() < 2, reason="needs CUDA: no two devices")

@@ -35,7 +35,8 @@ OPERATION(LessOrEqual, a <= b)
 OPERATION(Greater, a > b)
 OPERATION(GreaterOrEqual, a >= b)
 OPERATION(Equal, a == b)
-OPERATION(Unequal, a != b)
+OPERATION(Unequal, a<b || a> b)
+OPERATION(UnequalOrUnordered, a != b)
 OPERATION(Ordered, a == a && b == b)
 OPERATION(Unordered, a != a || b != b)
 OPERATION(Smaller, a < b ? a : b)
@@ -47,8 +48,9 @@ OPERATION(Xor, static_cast<T>(a ^ b))
 
 template <class T>
 constexpr bool kIsInteger = std::is_integral_v<T> && !std::is_same_v<T, bool>;
+// Arithmetic is in registers of 16 bits and more.
 template <class T>
-constexpr bool kIsLarge = sizeof(T) >= 2;
+constexpr bool kHasRegister = sizeof(T) >= 2;
 
 // Integers wrap; unsigned arithmetic gives the same bits.
 struct Add {

@@ -26,13 +26,16 @@ Grid with_fewer_groups(Grid grid) {
 
 int devices_wanted() { return std::clamp(number_of("NOISYSTORE_EMULATED_DEVICES", 1), 0, 8); }
 
-// With NOISYSTORE_EMULATOR_REPORT, what has run is said when the process ends.
+// What has run is written to the file NOISYSTORE_EMULATOR_REPORT when the process ends.
 void report() {
-  if (std::getenv("NOISYSTORE_EMULATOR_REPORT") == nullptr) return;
+  const char* path = std::getenv("NOISYSTORE_EMULATOR_REPORT");
+  std::FILE* file = path == nullptr ? nullptr : std::fopen(path, "w");
+  if (file == nullptr) return;
   for (const auto& [name, launches] : Devices::get().launches) {
-    std::fprintf(stderr, "CUDA emulator: %llu launches of %s\n",
-                 static_cast<unsigned long long>(launches), name.c_str());
+    std::fprintf(file, "%llu launches of %s\n", static_cast<unsigned long long>(launches),
+                 name.c_str());
   }
+  std::fclose(file);
 }
 
 }  // namespace
@@ -110,19 +113,26 @@ bool Devices::is_pinned(const void* at) const {
 }
 
 void Devices::move(unsigned char* to, const unsigned char* from, std::size_t size) {
-  const auto resolve = [&](const void* at, bool written) {
+  if (size == 0) return;
+  const auto block_of = [&](const void* at, std::size_t& inside) -> Block* {
     const auto address = reinterpret_cast<std::uint64_t>(at);
-    auto* plain = static_cast<unsigned char*>(const_cast<void*>(at));
-    if (!memory().is_device(address)) return plain;
-    std::size_t inside = 0;
+    if (!memory().is_device(address)) return nullptr;
     Block* block = memory().find(address, inside);
     if (block == nullptr || size > block->size() - inside) {
       throw Error("a copy leaves what is allocated");
     }
-    if (written) block->mark_written(inside, size);
-    return block->data() + inside;
+    return block;
   };
-  if (size != 0) std::memmove(resolve(to, true), resolve(from, false), size);
+  std::size_t source_at = 0, target_at = 0;
+  const Block* source = block_of(from, source_at);
+  Block* target = block_of(to, target_at);
+  if (target != nullptr && source != nullptr) {
+    target->mark_as(target_at, size, *source, source_at);
+  } else if (target != nullptr) {
+    target->mark_written(target_at, size);
+  }
+  std::memmove(target == nullptr ? to : target->data() + target_at,
+               source == nullptr ? from : source->data() + source_at, size);
 }
 
 cudaError_t Devices::copy(void* to, const void* from, std::size_t size, Stream* stream,
@@ -150,7 +160,16 @@ cudaError_t Devices::fill(void* to, int value, std::size_t size, Stream* stream,
   return error;
 }
 
+bool Devices::is_alive(Stream* stream) const {
+  return streams_.count(stream) != 0 ||
+         std::any_of(defaults_.begin(), defaults_.end(),
+                     [&](const auto& entry) { return &entry.second == stream; });
+}
+
 void Devices::add_module(void* handle, const void* fat_binary) {
+  const std::string text = ptx_of(fat_binary);
+  const auto target = text.find(".target sm_");
+  if (target != std::string::npos) capability = std::atoi(text.c_str() + target + 11);
   modules_[handle] = Module{fat_binary};
 }
 
@@ -167,7 +186,7 @@ cudaError_t Devices::launch(const void* function, const Grid& asked, void** argu
     module.parsed = true;
     try {
       module.kernels = parse(ptx_of(module.fat_binary));
-    } catch (const Error& problem) {
+    } catch (const std::exception& problem) {
       std::fprintf(stderr, "CUDA emulator: PTX: %s\n", problem.what());
       return cudaErrorInvalidPtx;
     }

@@ -36,6 +36,7 @@ class Devices {
   static Devices& get();
   std::recursive_mutex mutex;
   const int count;
+  int capability = 90;  // 10 x major + minor: that of the PTX which is there
 
   int current() const;
   void set_current(int device);
@@ -44,6 +45,7 @@ class Devices {
   Stream* make_stream(bool blocking);
   void destroy(Stream* stream);
   void queue(Stream* stream, std::function<void()> work);
+  bool is_alive(Stream* stream) const;
   void finish(Stream* stream, std::uint64_t until = ~std::uint64_t{0});
   void finish_all();
 
@@ -79,7 +81,8 @@ class Devices {
   std::set<Stream*> streams_;
 };
 
-// Gives the PTX that a fat binary holds, uncompressed; empty where it holds none.
+// Gives the PTX that a fat binary holds, uncompressed; empty where it holds none. Raises Error
+// where it holds several: which one runs would be left to chance.
 std::string ptx_of(const void* fat_binary);
 
 }  // namespace emulator

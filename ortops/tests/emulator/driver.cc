@@ -55,6 +55,9 @@ int cuMemcpyHtoD_v2(void* to, const void* from, std::size_t size) {
 int cuMemcpyDtoH_v2(void* to, const void* from, std::size_t size) {
   return cudaMemcpy(to, from, size, cudaMemcpyDeviceToHost);
 }
+int cuMemcpyDtoHAsync_v2(void* to, const void* from, std::size_t size, cudaStream_t stream) {
+  return cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, stream);
+}
 int cuMemcpyDtoDAsync_v2(void* to, const void* from, std::size_t size, cudaStream_t stream) {
   return cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
 }

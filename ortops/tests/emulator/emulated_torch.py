@@ -73,7 +73,7 @@ class HostKernels(TorchDispatchMode):
         if on_device and strangers and name not in _COPIES:
             raise RuntimeError(f"{function}: expected all tensors on one device, got cpu and cuda")
         copies = {id(x): _to_host(x) for x in on_device}
-        originals = {id(copy): x for x in tensors if (copy := copies.get(id(x), x)) is not None}
+        originals = {id(copies.get(id(x), x)): x for x in tensors}
 
         def there(x: Any) -> Any:
             if isinstance(x, torch.device):
@@ -98,5 +98,7 @@ class HostKernels(TorchDispatchMode):
 
 def pytest_configure(config: Any) -> None:
     """Begin; the mode lasts as long as the process."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("emulated_torch: expected a CUDA device, got none")
     torch.backends.cudnn.enabled = False  # its operators have no form of the host
     HostKernels().__enter__()

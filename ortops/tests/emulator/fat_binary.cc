@@ -22,6 +22,7 @@ std::string ptx_of(const void* fat_binary) {
   if (read<std::uint32_t>(data) != 0xBA55ED50) return {};
   const unsigned char* at = data + read<std::uint16_t>(data + 6);
   const unsigned char* end = at + read<std::uint64_t>(data + 8);
+  std::string found;
   while (at < end) {
     const auto kind = read<std::uint16_t>(at);
     const auto header = read<std::uint32_t>(at + 4);
@@ -29,11 +30,12 @@ std::string ptx_of(const void* fat_binary) {
     const auto* text = reinterpret_cast<const char*>(at + header);
     if (kind == 1 && std::memchr(text, 0, size) != nullptr &&
         std::strstr(text, ".version") != nullptr) {
-      return text;
+      if (!found.empty()) throw Error("several PTX in one fat binary");
+      found = text;
     }
     at += header + size;
   }
-  return {};
+  return found;
 }
 
 }  // namespace emulator

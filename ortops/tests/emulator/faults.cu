@@ -26,6 +26,21 @@ __global__ void exchange(int* data, bool waits, bool some_wait) {
   if (some_wait ? threadIdx.x % 2 == 0 : waits) __syncthreads();
   data[threadIdx.x] = shared[kThreads - 1 - threadIdx.x];
 }
+__global__ void ends_early(int* data) {
+  if (threadIdx.x == 3) return;
+  __syncthreads();
+  data[threadIdx.x] = 2;
+}
+__global__ void two_barriers(int* data) {
+  if (threadIdx.x % 2 == 0) {
+    __syncthreads();
+    data[threadIdx.x] = 3;
+  } else {
+    __syncthreads();
+    data[threadIdx.x] = 4;
+  }
+}
+__global__ void __launch_bounds__(kThreads) at_most(int* data) { data[threadIdx.x] = 5; }
 __global__ void half_filled(int* data) {
   __shared__ int shared[kThreads];
   if (threadIdx.x % 2 == 0) shared[threadIdx.x] = 1;
@@ -50,7 +65,7 @@ int run(const char* name) {
   if (is("right")) {
     add_one<<<3, kThreads>>>(data, kThreads * 2);
     exchange<<<1, kThreads>>>(data, true, false);
-    atomics<<<2, kThreads>>>(reinterpret_cast<unsigned*>(data), false);
+    atomics<<<1, 33>>>(reinterpret_cast<unsigned*>(data), false);  // the first bit twice
   } else {
     if (is("unwritten")) add_one<<<1, kThreads>>>(data, kThreads);
     if (is("outside")) outside<<<1, 1>>>(data, kThreads * 2);
@@ -60,9 +75,23 @@ int run(const char* name) {
     if (is("groups")) race_of_groups<<<2, kThreads>>>(data);
     if (is("barrier")) exchange<<<1, kThreads>>>(data, false, false);
     if (is("divergent")) exchange<<<1, kThreads>>>(data, true, true);
+    if (is("early")) ends_early<<<1, kThreads>>>(data);
+    if (is("two")) two_barriers<<<1, kThreads>>>(data);
+    if (is("threads")) at_most<<<1, 2 * kThreads>>>(data);
+    if (is("grid")) add_one<<<dim3(1, 70000), 1>>>(data, 1);
     if (is("shared")) half_filled<<<1, kThreads>>>(data);
     if (is("atomics")) atomics<<<1, kThreads>>>(reinterpret_cast<unsigned*>(data), true);
     if (is("divide")) divide<<<1, kThreads>>>(data, 0);
+    if (is("copied")) {
+      int* unwritten = nullptr;
+      cudaMalloc(&unwritten, bytes);
+      cudaMemcpy(data, unwritten, bytes, cudaMemcpyDeviceToDevice);
+      add_one<<<1, kThreads>>>(data, kThreads);
+    }
+    if (is("device")) {
+      cudaSetDevice(1);
+      add_one<<<1, kThreads>>>(data, kThreads);
+    }
     if (is("freed")) {
       cudaFree(data);
       add_one<<<1, kThreads>>>(data, 1);
@@ -72,7 +101,9 @@ int run(const char* name) {
   cudaError_t error = cudaDeviceSynchronize();
   if (error == cudaSuccess) {
     error = cudaMemcpy(got.data(), data, bytes, cudaMemcpyDeviceToHost);
-    if (is("right") && (got[kThreads] != 1 || got[1] != 1)) std::printf("other numbers\n");
+    std::vector<int> expected(zeros.size(), 1);
+    expected[0] = -1;
+    if (is("right") && got != expected) std::printf("other numbers\n");
   }
   std::printf("%s: %s\n", name, cudaGetErrorString(error));
   return 0;

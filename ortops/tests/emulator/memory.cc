@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 namespace emulator {
@@ -25,6 +26,7 @@ Block::Block(std::size_t size, int device)
       device_(device) {
   if (data_ == nullptr) throw std::bad_alloc();
   if (size > kLargest) return;
+  std::memset(data_, 0xA5, size);
   written_.resize(size);
   uses_.resize(size);
 }
@@ -33,7 +35,12 @@ Block::~Block() { munmap(data_, std::max<std::size_t>(size_, 1)); }
 
 void Block::mark_written(std::size_t at, std::size_t size) {
   if (written_.empty()) return;
-  std::fill_n(written_.begin() + static_cast<std::ptrdiff_t>(at), size, true);
+  std::fill_n(written_.begin() + static_cast<std::ptrdiff_t>(at), size, std::uint8_t{1});
+}
+
+void Block::mark_as(std::size_t at, std::size_t size, const Block& source, std::size_t source_at) {
+  if (written_.empty() || source.written_.empty()) return mark_written(at, size);
+  std::memmove(written_.data() + at, source.written_.data() + source_at, size);
 }
 
 void Block::forget_uses() {
@@ -60,7 +67,7 @@ const char* Block::access(std::size_t at, std::size_t size, Access access, std::
     if (use.reader != 0 && use.reader != mine) return "writes what another thread reads";
     use.atomic = access == Access::kAtomic && (use.writer == 0 || use.atomic);
     use.writer = others_write ? kMany : mine;
-    written_[i] = true;
+    written_[i] = 1;
   }
   return nullptr;
 }

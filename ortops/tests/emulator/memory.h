@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of emulated devices. Its addresses belong to no page of the host, which faults where it
 // reads or writes there, as with a real device. Every byte knows whether it was written, and which
-// thread of the running kernel has read or written it.
+// thread of the running kernel has read or written it; blocks of more than 16 MiB do without.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ struct Use {
   bool atomic = false;                   // it was written in atomic operations only
 };
 
-// One allocation, or the memory that a group of threads shares. Large ones keep no book.
+// One allocation, or the memory that a group of threads shares.
 class Block {
  public:
   Block(std::size_t size, int device);
@@ -27,6 +27,8 @@ class Block {
   std::size_t size() const { return size_; }
   int device() const { return device_; }
   void mark_written(std::size_t at, std::size_t size);
+  // Marks what is written as far as the source of a copy was.
+  void mark_as(std::size_t at, std::size_t size, const Block& source, std::size_t source_at);
   void forget_uses();
 
   enum class Access { kRead, kWrite, kAtomic };
@@ -37,7 +39,7 @@ class Block {
   unsigned char* data_;
   std::size_t size_;
   int device_;
-  std::vector<bool> written_;
+  std::vector<std::uint8_t> written_;
   std::vector<Use> uses_;
   std::vector<std::size_t> used_;  // bytes whose use is to be forgotten
 };

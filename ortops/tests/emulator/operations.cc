@@ -183,6 +183,8 @@ void change_space(Thread& t, const Instruction& i) {
   const u64 inside = address & (tagged(Space::kGlobal, 0) - 1);
   // The device's memory has the same addresses in its space and outside.
   const bool same = i.space == Space::kGlobal;
+  const auto tag = static_cast<Space>(address >> kSpaceShift);
+  if (tag != (kIn && !same ? i.space : Space::kGeneric)) throw Error("an address of another space");
   set<u64>(t, i.to[0], same ? address : kIn ? inside : tagged(i.space, inside));
 }
 
@@ -216,7 +218,7 @@ template <class F>
 Run on_integers(const std::string& type, const F&) {
   return with_type(type, [](auto t) -> Run {
     using T = typename decltype(t)::Value;
-    if constexpr (kIsInteger<T> && kIsLarge<T>) return binary<T, F>;
+    if constexpr (kIsInteger<T> && kHasRegister<T>) return binary<T, F>;
     return nullptr;
   });
 }
@@ -224,7 +226,7 @@ template <class F>
 Run on_numbers(const std::string& type, const F&) {
   return with_type(type, [](auto t) -> Run {
     using T = typename decltype(t)::Value;
-    if constexpr (!std::is_same_v<T, bool> && kIsLarge<T>) return binary<T, F>;
+    if constexpr (!std::is_same_v<T, bool> && kHasRegister<T>) return binary<T, F>;
     return nullptr;
   });
 }
@@ -248,6 +250,7 @@ Run find_compare(const std::string& how, const std::string& type) {
   if (how == "ge" || how == "hs") return on_any(type, GreaterOrEqual{});
   if (how == "eq") return on_any(type, Equal{});
   if (how == "ne") return on_any(type, Unequal{});
+  if (how == "neu") return on_any(type, UnequalOrUnordered{});
   if (how == "num") return on_any(type, Ordered{});
   if (how == "nan") return on_any(type, Unordered{});
   return nullptr;
@@ -275,7 +278,10 @@ Run find_convert(const std::string& to, const std::string& from, bool rounds) {
 Run find(std::vector<std::string>& parts, Instruction& instruction) {
   const std::string op = parts[0];
   if (op == "ret" || op == "exit") return end;
-  if (op == "bra") return take(parts, "uni"), branch;
+  if (op == "bra") {
+    take(parts, "uni");
+    return branch;
+  }
   if (op == "bar" || op == "barrier") {
     take(parts, "cta");
     return take(parts, "sync") ? wait : nullptr;
@@ -323,14 +329,16 @@ Run find(std::vector<std::string>& parts, Instruction& instruction) {
   if (low && op == "mad") {
     return with_type(type, [](auto t) -> Run {
       using T = typename decltype(t)::Value;
-      if constexpr (kIsInteger<T> && kIsLarge<T>) return ternary<T, MultiplyAdd>;
+      if constexpr (kIsInteger<T> && kHasRegister<T>) return ternary<T, MultiplyAdd>;
       return nullptr;
     });
   }
-  if (op == "mul") return low == (type[0] != 'f') ? on_numbers(type, Multiply{}) : nullptr;
-  if (op == "add") return on_numbers(type, Add{});
-  if (op == "sub") return on_numbers(type, Subtract{});
-  if (op == "div") return rounds == (type[0] == 'f') ? on_numbers(type, Divide{}) : nullptr;
+  // Floats without a rounding may be fused to one operation, by the assembler.
+  const bool real = type[0] == 'f';
+  if (op == "mul") return low != real && rounds == real ? on_numbers(type, Multiply{}) : nullptr;
+  if (op == "add") return rounds == real ? on_numbers(type, Add{}) : nullptr;
+  if (op == "sub") return rounds == real ? on_numbers(type, Subtract{}) : nullptr;
+  if (op == "div") return rounds == real ? on_numbers(type, Divide{}) : nullptr;
   if (op == "unpack" || op == "pack") {
     if (type == "b64") return op == "pack" ? pack<u32, u64> : unpack<u32, u64>;
     if (type == "b32") return op == "pack" ? pack<u16, u32> : unpack<u16, u32>;

@@ -108,6 +108,13 @@ class Reader {
     std::uint32_t align = 1;
     for (std::size_t i = 1; i < words.size(); ++i) {
       if (words[i] == ".align") align = static_cast<std::uint32_t>(number(words.at(++i)));
+      if (words[i] == ".maxntid") {
+        kernel.most_threads = 1;
+        for (++i; i < words.size() && words[i][0] != '.'; ++i) {
+          if (words[i] != ",") kernel.most_threads *= static_cast<std::uint32_t>(number(words[i]));
+        }
+        --i;
+      }
       if (words[i] != ".param") continue;
       std::uint32_t size = 1;
       std::string name;
@@ -115,8 +122,8 @@ class Reader {
         const std::string& word = words[i];
         if (word == ".align") {
           align = static_cast<std::uint32_t>(number(words.at(++i)));
-        } else if (word == ".ptr") {  // .ptr .align N is about what it points to
-          i += words.at(i + 1) == ".align" ? 2 : 0;
+        } else if (word == ".ptr") {  // and all behind it but the name: what it points to
+          while (words.at(i + 1)[0] == '.') i += words.at(i + 1) == ".align" ? 2 : 1;
         } else if (word == "[") {
           size *= static_cast<std::uint32_t>(number(words.at(++i)));
         } else if (word[0] == '.') {
@@ -233,6 +240,9 @@ class Reader {
     }
     const std::string& name = words.at(i++);
     made.run = find_operation(name, made);
+    if (name.compare(0, 3, "bar") == 0 && (words.size() != i + 1 || words[i] != "0")) {
+      throw Error("a barrier but that of the whole group");
+    }
     if (name.compare(0, 3, "bra") == 0) {
       branches_.emplace_back(kernel_->code.size(), words.at(i++));
     }
@@ -266,7 +276,8 @@ class Reader {
       if (i < words.size() && words[i++] != ",") throw Error("operands");
     }
     // Words of two halves in braces.
-    if (name.compare(0, 4, "mov.") == 0 && to + from == 3) {
+    if (name.compare(0, 4, "mov.") == 0 && to + from != 2) {
+      if (to + from != 3) throw Error("operands");
       made.run = find_operation((to == 2 ? "unpack" : "pack") + name.substr(3), made);
     }
     kernel_->code.push_back(made);

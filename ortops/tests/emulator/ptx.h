@@ -48,6 +48,7 @@ enum Special : std::uint32_t {
 struct Kernel {
   std::string name;
   std::vector<std::uint32_t> parameter_offset, parameter_size;
+  std::uint32_t most_threads = 1024;  // of a group
   std::uint32_t parameter_bytes = 0, shared_bytes = 0, local_bytes = 0;
   std::uint32_t slots = kSpecials;
   std::vector<std::pair<std::uint32_t, std::uint64_t>> constants;  // slot, value

@@ -10,6 +10,7 @@ namespace emulator {
 namespace {
 
 using Access = Block::Access;
+constexpr std::uint64_t kWarp = 32;  // threads that come to a barrier together
 
 [[noreturn]] void refuse(const Instruction& instruction, std::size_t size, const std::string& why,
                          std::uint64_t address) {
@@ -87,21 +88,29 @@ void advance(Thread& thread) {
 
 void run_grid(const Kernel& kernel, const Grid& grid, const std::vector<unsigned char>& parameters,
               int device) {
-  std::mt19937_64 random(1);
+  static std::uint64_t launches = 0;
+  std::mt19937_64 random(++launches);
   const std::uint64_t threads = std::uint64_t{grid.threads[0]} * grid.threads[1] * grid.threads[2];
   const std::uint64_t groups = std::uint64_t{grid.groups[0]} * grid.groups[1] * grid.groups[2];
-  if (threads == 0 || groups == 0 || threads > 1024) throw Error("a grid of a forbidden size");
+  const auto beyond = [&](int axis) { return grid.groups[axis] > 65535; };
+  if (threads == 0 || groups == 0 || threads > kernel.most_threads || beyond(1) || beyond(2)) {
+    throw Error("a grid of a forbidden size");
+  }
   std::vector<std::uint64_t> slots(threads * kernel.slots);
   std::vector<unsigned char> local(threads * kernel.local_bytes);
   std::vector<Thread> all(threads);
   std::vector<std::uint32_t> order(threads);
   std::iota(order.begin(), order.end(), 0u);
-  for (std::uint64_t g = 0; g < groups; ++g) {
+  std::vector<std::uint32_t> group_order(groups);
+  std::iota(group_order.begin(), group_order.end(), 0u);
+  std::shuffle(group_order.begin(), group_order.end(), random);
+  for (const std::uint64_t g : group_order) {
     Block shared(kernel.shared_bytes, device);
     Group group{&kernel, parameters.data(), &shared, device};
     // Registers and local memory hold anything at first.
-    for (std::uint64_t& slot : slots) slot = 0x9E3779B97F4A7C15u * (g + 1);
-    std::fill(local.begin(), local.end(), static_cast<unsigned char>(0xA5 + g));
+    std::uint64_t anything = random();
+    for (std::uint64_t& slot : slots) slot = anything += 0x9E3779B97F4A7C15u;
+    std::fill(local.begin(), local.end(), static_cast<unsigned char>(anything));
     for (std::uint32_t i = 0; i < threads; ++i) {
       Thread& thread = all[i];
       thread = {slots.data() + std::size_t{i} * kernel.slots,
@@ -124,6 +133,9 @@ void run_grid(const Kernel& kernel, const Grid& grid, const std::vector<unsigned
         waiting += all[i].state == State::kWaits;
       }
       if (waiting != 0 && waiting != threads) throw Error("a barrier that not all threads reach");
+      for (std::uint64_t i = 1; waiting != 0 && i < threads; ++i) {
+        if (i % kWarp != 0 && all[i].at != all[i - 1].at) throw Error("two barriers in one warp");
+      }
       again = waiting != 0;
       shared.forget_uses();
     }

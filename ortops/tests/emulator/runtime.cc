@@ -73,7 +73,8 @@ cudaError_t release(void* at) {
 }
 
 cudaError_t launch(const void* function, dim3 groups, dim3 threads, void** arguments,
-                   cudaStream_t handle) {
+                   std::size_t shared, cudaStream_t handle) {
+  if (shared != 0) return remember(cudaErrorNotSupported);
   return on_stream(handle, [&](Devices& all, Stream* stream) {
     const Grid grid = {{groups.x, groups.y, groups.z}, {threads.x, threads.y, threads.z}};
     return all.launch(function, grid, arguments, stream);
@@ -106,8 +107,8 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
   return cudaSuccess;
 }
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 groups, dim3 threads, void** arguments,
-                               std::size_t, cudaStream_t stream) {
-  return launch(kernel, groups, threads, arguments, stream);
+                               std::size_t shared, cudaStream_t stream) {
+  return launch(kernel, groups, threads, arguments, shared, stream);
 }
 unsigned __cudaPushCallConfiguration(dim3 groups, dim3 threads, std::size_t shared,
                                      cudaStream_t stream) {
@@ -188,7 +189,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     if (device < 0 || device >= all.count) return cudaErrorInvalidDevice;
     std::memset(properties, 0, sizeof *properties);
     std::snprintf(properties->name, sizeof properties->name, "emulated device %d", device);
-    properties->major = 9;
+    properties->major = all.capability / 10;
+    properties->minor = all.capability % 10;
     properties->totalGlobalMem = DeviceMemory::kCapacity;
     properties->sharedMemPerBlock = properties->sharedMemPerMultiprocessor = 48 << 10;
     properties->warpSize = 32;
@@ -206,6 +208,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   const cudaError_t error = cudaGetDeviceProperties(&properties, device);
   *value = 0;
   if (attribute == cudaDevAttrComputeCapabilityMajor) *value = properties.major;
+  if (attribute == cudaDevAttrComputeCapabilityMinor) *value = properties.minor;
   if (attribute == cudaDevAttrMaxThreadsPerBlock) *value = properties.maxThreadsPerBlock;
   if (attribute == cudaDevAttrMultiProcessorCount) *value = properties.multiProcessorCount;
   if (attribute == cudaDevAttrWarpSize) *value = properties.warpSize;
@@ -217,7 +220,14 @@ cudaError_t cudaMallocAsync(void** at, std::size_t size, cudaStream_t) {
   return allocate_on_device(at, size);
 }
 cudaError_t cudaFree(void* at) { return release(at); }
-cudaError_t cudaFreeAsync(void* at, cudaStream_t) { return release(at); }
+cudaError_t cudaFreeAsync(void* at, cudaStream_t stream) {
+  return on_stream(stream, [&](Devices& all, Stream* on) {
+    all.queue(on, [at] {
+      if (!memory().release(reinterpret_cast<std::uint64_t>(at))) throw Error("not allocated");
+    });
+    return cudaSuccess;
+  });
+}
 cudaError_t cudaHostAlloc(void** at, std::size_t size, unsigned) {
   return allocate_on_host(at, size);
 }
@@ -309,8 +319,10 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* stat
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned) {
   return on_stream(handle, [&](Devices& all, Stream* on) {
     const Event until = *event_of(event);
-    if (until.stream == nullptr) return cudaSuccess;
-    all.queue(on, [&all, until] { all.finish(until.stream, until.after); });
+    if (!all.is_alive(until.stream)) return cudaSuccess;  // destroyed streams have ended
+    all.queue(on, [&all, until] {
+      if (all.is_alive(until.stream)) all.finish(until.stream, until.after);
+    });
     return cudaSuccess;
   });
 }
@@ -328,25 +340,28 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, uns
   return cudaEventRecord(event, handle);
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  return with_devices([&](Devices&) {
+  return with_devices([&](Devices& all) {
     const Event& at = *event_of(event);
-    return at.stream == nullptr || at.stream->done >= at.after ? cudaSuccess : cudaErrorNotReady;
+    return !all.is_alive(at.stream) || at.stream->done >= at.after ? cudaSuccess
+                                                                   : cudaErrorNotReady;
   });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return with_devices([&](Devices& all) {
     const Event& at = *event_of(event);
-    if (at.stream != nullptr) all.finish(at.stream, at.after);
+    if (all.is_alive(at.stream)) all.finish(at.stream, at.after);
     return cudaSuccess;
   });
 }
 cudaError_t cudaLaunchKernel(const void* function, dim3 groups, dim3 threads, void** arguments,
-                             std::size_t, cudaStream_t stream) {
-  return launch(function, groups, threads, arguments, stream);
+                             std::size_t shared, cudaStream_t stream) {
+  return launch(function, groups, threads, arguments, shared, stream);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* with, const void* function,
                                 void** arguments) {
-  return launch(function, with->gridDim, with->blockDim, arguments, with->stream);
+  if (with->numAttrs != 0) return remember(cudaErrorNotSupported);
+  return launch(function, with->gridDim, with->blockDim, arguments, with->dynamicSmemBytes,
+                with->stream);
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void* data) {
   return on_stream(handle, [&](Devices& all, Stream* on) {

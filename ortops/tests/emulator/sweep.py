@@ -2,8 +2,8 @@
 """Sweep a model with its sites on a CUDA device and all else on the CPU, and on the CPU alone.
 
 `sweep.py MODEL [DATA [RATES [IMAGES]]]` exits with 1 where points differ. Without DATA, noise is
-classified. The convolutions
-are the same code, so every number has to be the same, too. An emulated device will do.
+classified. The convolutions are the same code, so every number has to be the same, too. An emulated
+device will do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from noisystore import ortops
 from noisystore.runtime import NoisySession, sweep
 
 _HOST, _MARK = "host", "layer_ann"
@@ -26,7 +27,8 @@ def stamped(path: Path, folder: Path) -> Path:
     """Write the model with a mark at every node that is no site."""
     model = onnx.load(path)
     for node in model.graph.node:
-        if node.op_type != "NoisyStore" and not node.metadata_props:
+        marks = {entry.key for entry in node.metadata_props}
+        if node.op_type != "NoisyStore" and _MARK not in marks:
             node.metadata_props.add(key=_MARK, value=_HOST)
     onnx.save(model, folder / path.name)
     return folder / path.name
@@ -43,6 +45,9 @@ def noise(model: Path, file: Path) -> str:
 
 def main(model: str, data: str = "", rates: str = "1e-5:1e-1:1/decade", images: str = "0") -> int:
     """Run both sweeps and compare their points."""
+    if not ortops.cuda_architectures():  # the sites would run on the CPU
+        print("this NoisyStore library was built without CUDA; build it with nvcc")
+        return 1
     made = onnxruntime.SessionOptions
 
     def marked_stay_on_the_cpu() -> Any:
