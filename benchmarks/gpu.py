@@ -39,6 +39,9 @@ from noisystore.runtime.commands.common import check_output, table
 PARTS = ("bits", "provider", "bandwidth", "networks", "sanitizer")
 RATES = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1 / 32, 0.1, 0.5)
 BATCHES = (1, 32, 256)
+#: Samples and elements of the tensor that is timed (quick or not): beyond the second-level cache,
+#: and long enough for the host's part not to count.
+TIMED = {True: (256, 65536), False: (1024, 65536)}
 HERE = Path(__file__).parent
 
 
@@ -180,8 +183,7 @@ def provider() -> dict[str, Any]:
 def bandwidth(device: Device, quick: bool) -> dict[str, Any]:
     """Time the operator in place against a copy of the tensor from device to device."""
     rows = []
-    # Beyond the second-level cache, and long enough for the host's part not to count.
-    samples, elements = (256, 65536) if quick else (1024, 65536)
+    samples, elements = TIMED[quick]
     size = 4 * samples * elements
     x, y = device.allocate(size), device.allocate(size)
     device.write(x, np.random.default_rng(0).standard_normal((samples, elements), np.float32))

@@ -73,6 +73,21 @@ def test_the_networks_sites_are_checked(tmp_path, monkeypatch):
     assert [row["rate"] for row in rows] == list(gpu_networks.RATES)
 
 
+def test_the_operator_is_timed_on_a_device(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import gpu
+
+    try:
+        device = gpu.Device()
+    except gpu.CudaError as error:
+        pytest.skip(f"needs CUDA: {error}")
+    monkeypatch.setattr(gpu, "TIMED", {True: (2, 40)})
+    found = gpu.bandwidth(device, quick=True)
+    assert [row["rate"] for row in found["rows"]] == list(gpu.RATES) * 4
+    assert all(row["us"] > 0 and row["of_copy"] > 0 for row in found["rows"])
+    assert "in multiples of a copy" in capsys.readouterr().out
+
+
 def test_without_a_device_the_script_says_so():
     done = subprocess.run(
         [sys.executable, FOLDER / "gpu.py", "--quick", "--only", "bits"],

@@ -10,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -28,7 +29,8 @@ struct Stream {
 
 struct Event {
   Stream* stream = nullptr;
-  std::uint64_t after = 0;  // that many of the stream's works
+  std::uint64_t after = 0;                                        // that many of the stream's works
+  std::shared_ptr<double> seconds = std::make_shared<double>(0);  // of the host's clock, then
 };
 
 class Devices {

@@ -44,6 +44,14 @@ int cuStreamCreate(cudaStream_t* stream, unsigned flags) {
   return cudaStreamCreateWithFlags(stream, flags);
 }
 int cuStreamSynchronize(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+int cuEventCreate(cudaEvent_t* event, unsigned flags) {
+  return cudaEventCreateWithFlags(event, flags);
+}
+int cuEventRecord(cudaEvent_t event, cudaStream_t stream) { return cudaEventRecord(event, stream); }
+int cuEventSynchronize(cudaEvent_t event) { return cudaEventSynchronize(event); }
+int cuEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  return cudaEventElapsedTime(milliseconds, from, to);
+}
 int cuGetErrorString(int error, const char** text) {
   return *text = cudaGetErrorString(static_cast<cudaError_t>(error)), 0;
 }

@@ -4,6 +4,7 @@
 // answers that it is not supported.
 #include <dlfcn.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -332,12 +333,23 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event_of(event), cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
-  return on_stream(handle, [&](Devices&, Stream* on) {
-    return *event_of(event) = {on, on->queued}, cudaSuccess;
+  return on_stream(handle, [&](Devices& all, Stream* on) {
+    Event& made = *event_of(event);
+    made.stream = on;
+    all.queue(on, [seconds = made.seconds] {
+      const auto now = std::chrono::steady_clock::now().time_since_epoch();
+      *seconds = std::chrono::duration<double>(now).count();
+    });
+    made.after = on->queued;
+    return cudaSuccess;
   });
 }
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, unsigned) {
   return cudaEventRecord(event, handle);
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  const double seconds = *event_of(to)->seconds - *event_of(from)->seconds;
+  return *milliseconds = static_cast<float>(seconds * 1e3), cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   return with_devices([&](Devices& all) {
