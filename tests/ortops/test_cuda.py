@@ -90,6 +90,27 @@ def test_memory_that_cannot_be_words_is_refused(device_of):
 
 
 @needs_device
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_ends_of_tensors(device_of, kind):
+    """Flips in words of four bytes that are the tensor's in part; nothing lies behind it."""
+    device = device_of()
+    for elements in range(1, 40):
+        x = np.zeros((1, elements), kind)
+        shift = elements % 5 * x.itemsize
+        memory = np.full(shift + x.nbytes, 0xA5, np.uint8)
+        memory[shift:] = 0
+        place = device.allocate(memory.nbytes)
+        for seed in range(8):
+            device.write(place, memory)
+            ortops.apply_on_cuda(place + shift, place + shift, kind, x.shape, 1 / 33, seed=seed)
+            got = device.read(place, memory)
+            expected = ortops.apply(x, 1 / 33, seed=seed)
+            assert got[shift:].tobytes() == expected.tobytes()
+            assert (got[:shift] == 0xA5).all()
+        device.free(place)
+
+
+@needs_device
 def test_samples_beyond_what_a_launch_lists(device_of):
     device = device_of()
     x = np.random.default_rng(0).standard_normal((1500, 3), np.float32)
