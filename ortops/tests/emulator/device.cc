@@ -167,10 +167,11 @@ bool Devices::is_alive(Stream* stream) const {
 }
 
 void Devices::add_module(void* handle, const void* fat_binary) {
-  const std::string text = ptx_of(fat_binary);
-  const auto target = text.find(".target sm_");
-  if (target != std::string::npos) capability = std::atoi(text.c_str() + target + 11);
   modules_[handle] = Module{fat_binary};
+  const std::string text = ptx_of(fat_binary);
+  const std::string_view mark = ".target sm_";
+  const auto target = text.find(mark);
+  if (target != std::string::npos) capability = std::atoi(text.c_str() + target + mark.size());
 }
 
 void Devices::add_function(void* handle, const void* function, const char* name) {

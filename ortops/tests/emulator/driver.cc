@@ -16,26 +16,34 @@ extern "C" {
 
 int cuInit(unsigned) { return emulator::Devices::get().count == 0 ? 100 : 0; }
 int cuDriverGetVersion(int* version) { return cudaDriverGetVersion(version); }
-int cuDeviceGetCount(int* count) { return *count = emulator::Devices::get().count, 0; }
+int cuDeviceGetCount(int* count) {
+  *count = emulator::Devices::get().count;
+  return 0;
+}
 int cuDeviceGet(int* device, int number) {
   const bool known = number >= 0 && number < emulator::Devices::get().count;
   return *device = number, known ? 0 : cudaErrorInvalidDevice;
 }
 int cuDevicePrimaryCtxRetain(void** context, int device) {
-  return *context = context_of(device), 0;
+  *context = context_of(device);
+  return 0;
 }
 int cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
-  return *flags = 0, *active = 1, 0;
+  *flags = 0;
+  *active = 1;
+  return 0;
 }
 int cuCtxSetCurrent(void* context) {
   return cudaSetDevice(static_cast<int>(reinterpret_cast<std::uintptr_t>(context) - 1));
 }
 int cuCtxGetCurrent(void** context) {
-  return *context = context_of(emulator::Devices::get().current()), 0;
+  *context = context_of(emulator::Devices::get().current());
+  return 0;
 }
 int cuCtxSynchronize() { return cudaDeviceSynchronize(); }
 int cuDeviceGetName(char* name, int size, int device) {
-  return std::snprintf(name, static_cast<std::size_t>(size), "emulated device %d", device), 0;
+  std::snprintf(name, static_cast<std::size_t>(size), "emulated device %d", device);
+  return 0;
 }
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
   return cudaDeviceGetAttribute(value, static_cast<cudaDeviceAttr>(attribute), device);
@@ -53,7 +61,8 @@ int cuEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   return cudaEventElapsedTime(milliseconds, from, to);
 }
 int cuGetErrorString(int error, const char** text) {
-  return *text = cudaGetErrorString(static_cast<cudaError_t>(error)), 0;
+  *text = cudaGetErrorString(static_cast<cudaError_t>(error));
+  return 0;
 }
 int cuMemAlloc_v2(void** at, std::size_t size) { return cudaMalloc(at, size); }
 int cuMemFree_v2(void* at) { return cudaFree(at); }
