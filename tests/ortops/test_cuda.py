@@ -152,3 +152,18 @@ def test_work_is_done_where_the_memory_lies(device_of):
         second.make_current()
         assert second.read(other, x).tobytes() == expected.tobytes()
         first.make_current()
+
+
+@pytest.mark.skipif(devices() < 2, reason="needs CUDA: no two devices")
+def test_what_cuda_refuses_is_said(device_of):
+    x = np.ones((3, 1000), np.float32)
+    strange = device_of(1).stream()
+    first = device_of(0)
+    place = first.allocate(x.nbytes)
+    first.write(place, x)
+    for rate in (1e-3, 0.2):
+        with pytest.raises(InputError, match="^CUDA: the kernel does not start: .*InvalidResource"):
+            ortops.apply_on_cuda(place, place, "float32", x.shape, rate, stream=strange)
+    assert (first.read(place, x) == x).all()
+    ortops.apply_on_cuda(place, place, "float32", x.shape, 0.2)
+    assert first.read(place, x).tobytes() == ortops.apply(x, 0.2).tobytes()
