@@ -162,7 +162,9 @@ def test_what_cuda_refuses_is_said(device_of):
     place = first.allocate(x.nbytes)
     first.write(place, x)
     for rate in (1e-3, 0.2):
-        with pytest.raises(InputError, match="^CUDA: the kernel does not start: .*InvalidResource"):
+        with pytest.raises(
+            InputError, match=r"^CUDA: the kernel does not start: .*InvalidResource"
+        ):
             ortops.apply_on_cuda(place, place, "float32", x.shape, rate, stream=strange)
     assert (first.read(place, x) == x).all()
     ortops.apply_on_cuda(place, place, "float32", x.shape, 0.2)
