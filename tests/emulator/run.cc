@@ -84,6 +84,16 @@ void advance(Thread& thread) {
   }
 }
 
+// Thread `i` of group `g` learns where it is, and how many there are.
+void set_special(Thread& thread, const Grid& grid, std::uint64_t g, std::uint64_t i) {
+  const std::uint32_t x = grid.threads[0], y = grid.threads[1];
+  const std::uint32_t gx = grid.groups[0], gy = grid.groups[1];
+  const std::uint64_t special[kSpecials] = {
+      i % x,  i / x % y,   i / x / y,   grid.threads[0], grid.threads[1], grid.threads[2],
+      g % gx, g / gx % gy, g / gx / gy, grid.groups[0],  grid.groups[1],  grid.groups[2]};
+  std::copy_n(special, std::size_t{kSpecials}, thread.slots);
+}
+
 }  // namespace
 
 void run_grid(const Kernel& kernel, const Grid& grid, const std::vector<unsigned char>& parameters,
@@ -116,12 +126,7 @@ void run_grid(const Kernel& kernel, const Grid& grid, const std::vector<unsigned
       thread = {slots.data() + std::size_t{i} * kernel.slots,
                 local.data() + std::size_t{i} * kernel.local_bytes, &group,
                 static_cast<std::uint32_t>(g * threads + i)};
-      const std::uint32_t x = grid.threads[0], y = grid.threads[1];
-      const auto gx = grid.groups[0], gy = grid.groups[1];
-      const std::uint64_t special[kSpecials] = {
-          i % x,  i / x % y,   i / x / y,   grid.threads[0], grid.threads[1], grid.threads[2],
-          g % gx, g / gx % gy, g / gx / gy, grid.groups[0],  grid.groups[1],  grid.groups[2]};
-      std::copy_n(special, std::size_t{kSpecials}, thread.slots);
+      set_special(thread, grid, g, i);
       for (const auto& [slot, value] : kernel.constants) thread.slots[slot] = value;
     }
     std::shuffle(order.begin(), order.end(), random);
