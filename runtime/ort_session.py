@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..ortops import ort_options
 from ..ortops.errors import InputError
-from . import onnx_file
+from . import onnx_file, ort_plugins
 from .sites import one_line
 from .stored_parameters import Parameter, StoredParameters
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Provider = tuple[str, Mapping[str, str]]
 
 _SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# What plugins call a provider that has another name elsewhere.
+_PLUGIN_NAMES = {"CUDAExecutionProvider": "CudaPluginExecutionProvider"}
 _BFLOAT16 = 16  # TensorProto.DataType
 
 # Since 1.21 a model that is given as bytes can have weight files.
@@ -137,6 +139,8 @@ class SessionMaker:
             options = self._options(entries)
             if complete is not None:
                 complete(options)
+            if ort_plugins.configure(options, self.providers):
+                return onnxruntime.InferenceSession(model, options)
             return onnxruntime.InferenceSession(model, options, providers=self.providers)
 
         try:
@@ -241,21 +245,20 @@ def board_providers(board: Board, provider: str | None = None) -> list[Provider]
     InputError
         The installed ONNX Runtime lacks one of the board's.
     """
-    import onnxruntime
-
-    if provider is not None:
-        names: Sequence[str] = [_SHORT_PROVIDERS.get(provider.lower(), provider)]
-    else:
-        names = board.providers
-        available = onnxruntime.get_available_providers()
-        missing = [name for name in names if name not in available]
-        if missing:
+    wanted = [provider] if provider is not None else board.providers
+    found: list[Provider] = []
+    for given in wanted:
+        name = _find(given)
+        if name is None and provider is None:
             raise InputError(
-                f"board {board.name}: expected an ONNX Runtime with {missing[0]} "
-                f"({board.ort_package} {board.ort_version}), got one with {', '.join(available)}: "
+                f"board {board.name}: expected an ONNX Runtime with {_full_name(given)} "
+                f"({board.ort_package} {board.ort_version}), got one with "
+                f"{', '.join(ort_plugins.available())}: "
                 "install it, or choose --provider cpu (verify: --board x86-server or arm-generic)"
             )
-    return [(name, board.provider_options.get(name, {})) for name in names]
+        options = board.provider_options.get(_full_name(given), {})
+        found.append((name or _full_name(given), options))
+    return found
 
 
 def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Provider]:
@@ -264,26 +267,37 @@ def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Pr
     Parameters
     ----------
     providers : sequence of str or (str, mapping), str or None
-        ONNX Runtime's names, ``cpu`` or ``cuda``, alone or with options; None: the CPU.
+        ONNX Runtime's names, ``cpu`` or ``cuda``, alone or with options; None: the CPU. What
+        ONNX Runtime itself does not have is looked for in the packages of plugins.
 
     Raises
     ------
     InputError
-        One is not available, or there is none.
+        One is not available, or there is none; or a plugin's package does not load.
     """
-    import onnxruntime
-
     if providers is None:
         return [("CPUExecutionProvider", {})]
     wanted = [providers] if isinstance(providers, str) else list(providers)
-    available = onnxruntime.get_available_providers()
     found: list[Provider] = []
     for given in wanted:
         name, options = (given, {}) if isinstance(given, str) else given
-        name = _SHORT_PROVIDERS.get(str(name).lower(), str(name))
-        if name not in available:
-            raise InputError(f"execution provider: expected one of {available}, got {name}")
-        found.append((name, {str(key): str(value) for key, value in options.items()}))
+        found_name = _find(str(name))
+        if found_name is None:
+            raise InputError(
+                f"execution provider: expected one of {ort_plugins.available()}, "
+                f"got {_full_name(str(name))}"
+            )
+        found.append((found_name, {str(key): str(value) for key, value in options.items()}))
     if not found:
-        raise InputError(f"execution provider: expected one of {available}, got none")
+        raise InputError(f"execution provider: expected one of {ort_plugins.available()}, got none")
     return found
+
+
+def _full_name(provider: str) -> str:
+    return _SHORT_PROVIDERS.get(provider.lower(), provider)
+
+
+def _find(provider: str) -> str | None:
+    """Return the name under which an execution provider is there, or None."""
+    name = _full_name(provider)
+    return next(filter(ort_plugins.load, (name, _PLUGIN_NAMES.get(name, name))), None)

@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
         metavar="P",
-        help="execution provider of --model: cpu, cuda, or its full name (default: the board's, "
-        "or cpu)",
+        help="execution provider of --model: cpu, cuda, or its full name, also of a plugin's "
+        "package (default: the board's, or cpu)",
     )
     add_board(parser)
     add_custom_ops(parser)

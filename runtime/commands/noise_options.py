@@ -73,7 +73,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
         metavar="P",
-        help="execution provider: cpu, cuda, or its full name (default: the board's, or cpu)",
+        help="execution provider: cpu, cuda, or its full name, also of a plugin's package "
+        "(default: the board's, or cpu)",
     )
     add_board(parser)
     add_custom_ops(parser)

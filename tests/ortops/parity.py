@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare NoisyStore in this ONNX Runtime with `ortops.apply` and the NumPy oracle, bit for bit.
 
-`python tests/ortops/parity.py [PROVIDER [--only-sites]]` needs noisystore, NumPy and ONNX Runtime,
-nothing else; .ci/check_ort_versions runs it against several versions, benchmarks/gpu.py on a device
-and .ci/check_emulated_cuda on an emulated one, with --only-sites: all other nodes stay on the CPU.
+`python tests/ortops/parity.py [PROVIDER [--only-sites | --plugin LIBRARY]]` needs noisystore, NumPy
+and ONNX Runtime, nothing else; .ci/check_ort_versions runs it against several versions,
+benchmarks/gpu.py on a device and .ci/check_emulated_cuda on an emulated one, with --only-sites: all
+other nodes stay on the CPU. LIBRARY is a plugin of ONNX Runtime that has the provider.
 The models are those of tests/data/make_models.py. With a runtime that is too old, checks that the
 error says so. Prints one line; exits with 1 on a difference.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -38,6 +40,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 ONLY_SITES = ("session.layer_assignment_settings", "cpu(=host)")  # the mark of make_models.py
 providers = ["CPUExecutionProvider"]
 session_config: list[tuple[str, str]] = []
+plugged: list[Any] = []  # devices of a plugin
 # Else the algorithms of two sessions differ, by what was faster at their start.
 EQUAL_CONVOLUTIONS = {
     "CUDAExecutionProvider": {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -111,12 +114,13 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     for key, value in session_config:
         options.add_session_config_entry(key, value)
     ortops.register(options)
+    if plugged:
+        options.add_provider_for_devices(plugged[-1:], {})
+        return onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options)
     settings = [(provider, EQUAL_CONVOLUTIONS.get(provider, {})) for provider in providers]
     made = onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=settings)
     if made.get_providers()[0] != providers[0]:  # ONNX Runtime falls back, with a warning
         raise NoProvider(f"{providers[0]} does not start here")
-    if "CUDA" in providers[0] and not ortops.cuda_architectures():  # sites would run on the CPU
-        raise NoProvider("this NoisyStore library was built without CUDA; build it with nvcc")
     return made
 
 
@@ -289,15 +293,33 @@ def refusal() -> Iterator[str]:
         yield f"expected an error that says {expected!r}, got none"
 
 
-def main(provider: str | None = None, where: str = "") -> int:
+def plug(provider: str, library: str) -> None:
+    """Let the sites run on the last device of a plugin."""
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        raise NoProvider(f"onnxruntime {onnxruntime.__version__} takes no plugins")
+    # A relative path would be one from ONNX Runtime's own folder.
+    onnxruntime.register_execution_provider_library(provider, os.path.abspath(library))
+    plugged.extend(d for d in onnxruntime.get_ep_devices() if d.ep_name == provider)
+    if not plugged:
+        raise NoProvider(f"{library} has no device of {provider}")
+
+
+def main(provider: str | None = None, where: str = "", library: str = "") -> int:
     name = f"onnxruntime {onnxruntime.__version__}"
-    if where not in ("", "--only-sites"):
-        raise NoProvider(f"expected --only-sites or nothing behind the provider, got {where}")
-    if where:
+    if (where, bool(library)) not in (("", False), ("--only-sites", False), ("--plugin", True)):
+        raise NoProvider(
+            "expected --only-sites, --plugin LIBRARY or nothing behind the provider, "
+            f"got {where} {library}"
+        )
+    if where == "--only-sites":
         session_config.append(ONLY_SITES)
     if provider is not None:
-        if provider not in onnxruntime.get_available_providers():
+        if library:
+            plug(provider, library)
+        elif provider not in onnxruntime.get_available_providers():
             raise NoProvider(f"{name}: {provider} is not available")
+        if "cuda" in provider.lower() and not ortops.cuda_architectures():  # sites: on the CPU
+            raise NoProvider("this NoisyStore library was built without CUDA; build it with nvcc")
         providers.insert(0, provider)
         name += f", {provider}"
     if release(onnxruntime.__version__) < OLDEST:
@@ -318,7 +340,7 @@ def main(provider: str | None = None, where: str = "") -> int:
 
 if __name__ == "__main__":
     try:
-        status = main(*sys.argv[1:3])
+        status = main(*sys.argv[1:4])
     except NoProvider as error:
         print(error, file=sys.stderr)
         status = 2
