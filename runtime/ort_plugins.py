@@ -13,9 +13,10 @@ References
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ortops.errors import InputError
@@ -23,6 +24,7 @@ from .sites import one_line
 
 _PACKAGES = "onnxruntime_ep_"
 _CPU = "CPUExecutionProvider"
+_finding = threading.Lock()  # a library is registered once
 
 
 def available() -> list[str]:
@@ -33,46 +35,63 @@ def available() -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def load(name: str) -> bool:
-    """Register the plugin of an installed package that brings an execution provider.
+def find(names: Sequence[str]) -> str | None:
+    """Return the first execution provider that is there; register the plugin that brings it.
 
     Parameters
     ----------
-    name : str
-        ONNX Runtime's name of the provider.
-
-    Returns
-    -------
-    bool
-        Whether the provider is there now, with a device.
+    names : sequence of str
+        ONNX Runtime's names, best first.
 
     Raises
     ------
     InputError
-        The package, or its library, does not load, or finds no device.
+        None is there, and a package that may bring one, or its library, does not load, or finds no
+        device.
     """
     import onnxruntime
 
+    with _finding:
+        there = available()
+        for name in names:
+            if name in there:
+                return name
+        if not hasattr(onnxruntime, "register_execution_provider_library"):  # before 1.22
+            return None
+        problems: list[str] = []
+        packages = [m.name for m in pkgutil.iter_modules() if m.name.startswith(_PACKAGES)]
+        for name in names:
+            for package in packages:
+                if _register(name, package, problems):
+                    return name
+    if problems:
+        raise InputError(problems[0])
+    return None
+
+
+def _register(name: str, package: str, problems: list[str]) -> bool:
+    """Register a package's library if it brings a provider; collect what is wrong with it."""
+    import onnxruntime
+
+    try:
+        module = importlib.import_module(package)
+        if name not in getattr(module, "get_ep_names", list)():
+            return False
+        library = str(module.get_library_path())
+    except Exception as error:  # of the package's own
+        problems.append(f"package {package}: does not load: {one_line(error)}; repair or remove it")
+        return False
+    who = f"execution provider {name}: {package}"
+    try:
+        onnxruntime.register_execution_provider_library(name, library)
+    except Exception as error:  # ONNX Runtime's own classes
+        release = f"ONNX Runtime {onnxruntime.__version__}"
+        problems.insert(0, f"{who}: its library does not load in {release}: {one_line(error)}")
+        return False
     if name in available():
         return True
-    if not hasattr(onnxruntime, "register_execution_provider_library"):
-        return False
-    for package in _packages():
-        if name not in _names(package):
-            continue
-        try:
-            onnxruntime.register_execution_provider_library(name, str(package.get_library_path()))
-        except Exception as error:  # ONNX Runtime's own classes, or the package's
-            raise InputError(
-                f"execution provider {name}: the library of {package.__name__} does not load in "
-                f"ONNX Runtime {onnxruntime.__version__}: {one_line(error)}"
-            ) from None
-        if name not in available():
-            raise InputError(
-                f"execution provider {name}: {package.__name__} finds no device here "
-                "(is there one, and a driver?)"
-            )
-        return True
+    onnxruntime.unregister_execution_provider_library(name)
+    problems.insert(0, f"{who} finds no device here (is there one, and a driver?)")
     return False
 
 
@@ -94,15 +113,13 @@ def configure(session_options: Any, providers: Sequence[tuple[str, Mapping[str, 
     Raises
     ------
     InputError
-        As `load`, or there is no such device.
+        There is no such device.
     """
-    for name, _ in providers:
-        load(name)
-    if not any(_devices(name) for name, _ in providers):
+    # The CPU takes what is left, and is there without being named.
+    before = list(itertools.takewhile(lambda provider: provider[0] != _CPU, providers))
+    if not any(_devices(name) for name, _ in before):
         return False
-    for name, options in providers:
-        if name == _CPU:  # takes what is left, and is there without being named
-            break
+    for name, options in before:
         if _devices(name):
             rest = {key: value for key, value in options.items() if key != "device_id"}
             session_options.add_provider_for_devices([_device(name, options)], rest)
@@ -112,7 +129,7 @@ def configure(session_options: Any, providers: Sequence[tuple[str, Mapping[str, 
 
 
 def _devices(name: str | None = None) -> list[Any]:
-    """Return the devices of registered plugins, or of one."""
+    """Return the devices of plugins that are registered, or of one of their providers."""
     import onnxruntime
 
     if not hasattr(onnxruntime, "get_ep_devices"):  # before 1.22
@@ -133,21 +150,3 @@ def _device(name: str, options: Mapping[str, str]) -> Any:
             f"got {wanted}"
         )
     return devices[numbers.index(wanted)]
-
-
-def _packages() -> Iterator[ModuleType]:
-    for module in pkgutil.iter_modules():
-        if module.name.startswith(_PACKAGES):
-            try:
-                yield importlib.import_module(module.name)
-            except Exception as error:  # of the package's own
-                raise InputError(
-                    f"package {module.name}: does not load: {one_line(error)}; repair or remove it"
-                ) from None
-
-
-def _names(package: ModuleType) -> Sequence[str]:
-    """Return the names of the providers in a package, if it tells them."""
-    if hasattr(package, "get_ep_names"):
-        return list(package.get_ep_names())
-    return [package.get_ep_name()] if hasattr(package, "get_ep_name") else []

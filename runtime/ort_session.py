@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 Provider = tuple[str, Mapping[str, str]]
 
 _SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# What plugins call a provider that has another name elsewhere.
-_PLUGIN_NAMES = {"CUDAExecutionProvider": "CudaPluginExecutionProvider"}
+# One provider: plugins had a name of their own at first.
+_CUDA = ("CUDAExecutionProvider", "CudaPluginExecutionProvider")
+_ONLY_CPU: list[Provider] = [("CPUExecutionProvider", {})]
+# Errors of ONNX Runtime carry those that they follow from at their ends.
+_CONTEXT = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _BFLOAT16 = 16  # TensorProto.DataType
 
 # Since 1.21 a model that is given as bytes can have weight files.
@@ -132,27 +136,37 @@ class SessionMaker:
         ort_options.register_libraries(options, self.libraries)
         return options
 
-    def _make(self, model: str | bytes, complete: Callable[[Any], None] | None = None) -> Any:
+    def _session(
+        self,
+        model: str | bytes,
+        complete: Callable[[Any], None] | None,
+        providers: list[Provider],
+    ) -> Any:
         import onnxruntime
 
         def make(entries: Mapping[str, str]) -> Any:
             options = self._options(entries)
             if complete is not None:
                 complete(options)
-            if ort_plugins.configure(options, self.providers):
-                return onnxruntime.InferenceSession(model, options)
-            return onnxruntime.InferenceSession(model, options, providers=self.providers)
+            if ort_plugins.configure(options, providers):
+                return onnxruntime.InferenceSession(model, options, enable_fallback=0)
+            return onnxruntime.InferenceSession(model, options, providers=providers)
 
+        with _quiet_providers():
+            return ort_options.with_exact_integers(make)
+
+    def _make(self, model: str | bytes, complete: Callable[[Any], None] | None = None) -> Any:
         try:
-            with _quiet_providers():
-                session = ort_options.with_exact_integers(make)
+            session = self._session(model, complete, self.providers)
         except InputError:
             raise
         except Exception as error:
-            raise InputError(
-                f"model {self.path}: expected an ONNX model that ONNX Runtime "
-                f"{onnxruntime.__version__} loads: {one_line(error)}{self._missing_library()}"
-            ) from None
+            on_the_cpu = None
+            if self.providers != _ONLY_CPU:
+                with contextlib.suppress(Exception):  # of a model that is bad anywhere
+                    on_the_cpu = self._session(model, complete, _ONLY_CPU)
+            why = self._not_a_model if on_the_cpu is None else self._not_there
+            raise InputError(why(error)) from None
         wanted = self.providers[0][0]
         if session.get_providers()[0] != wanted:
             raise InputError(
@@ -160,6 +174,21 @@ class SessionMaker:
                 f"library is missing): ONNX Runtime offers {session.get_providers()} instead"
             )
         return session
+
+    def _not_there(self, error: Exception) -> str:
+        reason = _CONTEXT.sub("", " ".join(str(error).split()))[:300]
+        return (
+            f"execution provider {self.providers[0][0]} does not start here, or does not run "
+            f"{self.path}, which the CPU does: {reason}"
+        )
+
+    def _not_a_model(self, error: Exception) -> str:
+        import onnxruntime
+
+        return (
+            f"model {self.path}: expected an ONNX model that ONNX Runtime "
+            f"{onnxruntime.__version__} loads: {one_line(error)}{self._missing_library()}"
+        )
 
     def _missing_library(self) -> str:
         wanted = ort_options.EXTENSION_DOMAINS.intersection(_domains(self.path))
@@ -248,16 +277,17 @@ def board_providers(board: Board, provider: str | None = None) -> list[Provider]
     wanted = [provider] if provider is not None else board.providers
     found: list[Provider] = []
     for given in wanted:
-        name = _find(given)
+        names = _names(given)
+        name = ort_plugins.find(names)
         if name is None and provider is None:
             raise InputError(
-                f"board {board.name}: expected an ONNX Runtime with {_full_name(given)} "
+                f"board {board.name}: expected an ONNX Runtime with {names[0]} "
                 f"({board.ort_package} {board.ort_version}), got one with "
                 f"{', '.join(ort_plugins.available())}: "
                 "install it, or choose --provider cpu (verify: --board x86-server or arm-generic)"
             )
-        options = board.provider_options.get(_full_name(given), {})
-        found.append((name or _full_name(given), options))
+        options = [board.provider_options[n] for n in names if n in board.provider_options]
+        found.append((name or names[0], options[0] if options else {}))
     return found
 
 
@@ -276,28 +306,24 @@ def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Pr
         One is not available, or there is none; or a plugin's package does not load.
     """
     if providers is None:
-        return [("CPUExecutionProvider", {})]
+        return list(_ONLY_CPU)
     wanted = [providers] if isinstance(providers, str) else list(providers)
     found: list[Provider] = []
     for given in wanted:
         name, options = (given, {}) if isinstance(given, str) else given
-        found_name = _find(str(name))
-        if found_name is None:
+        names = _names(str(name))
+        there = ort_plugins.find(names)
+        if there is None:
             raise InputError(
-                f"execution provider: expected one of {ort_plugins.available()}, "
-                f"got {_full_name(str(name))}"
+                f"execution provider: expected one of {ort_plugins.available()}, got {names[0]}"
             )
-        found.append((found_name, {str(key): str(value) for key, value in options.items()}))
+        found.append((there, {str(key): str(value) for key, value in options.items()}))
     if not found:
         raise InputError(f"execution provider: expected one of {ort_plugins.available()}, got none")
     return found
 
 
-def _full_name(provider: str) -> str:
-    return _SHORT_PROVIDERS.get(provider.lower(), provider)
-
-
-def _find(provider: str) -> str | None:
-    """Return the name under which an execution provider is there, or None."""
-    name = _full_name(provider)
-    return next(filter(ort_plugins.load, (name, _PLUGIN_NAMES.get(name, name))), None)
+def _names(provider: str) -> tuple[str, ...]:
+    """Return the names that an execution provider may have, the given one first."""
+    name = _SHORT_PROVIDERS.get(provider.lower(), provider)
+    return (name, *(other for other in _CUDA if other != name)) if name in _CUDA else (name,)

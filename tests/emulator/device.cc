@@ -26,14 +26,14 @@ Grid with_fewer_groups(Grid grid) {
 
 int devices_wanted() { return std::clamp(number_of("NOISYSTORE_EMULATED_DEVICES", 1), 0, 8); }
 
-// What has run is written to the file NOISYSTORE_EMULATOR_REPORT when the process ends.
+// What has run is added to the file NOISYSTORE_EMULATOR_REPORT when the process ends.
 void report() {
   const char* path = std::getenv("NOISYSTORE_EMULATOR_REPORT");
-  std::FILE* file = path == nullptr ? nullptr : std::fopen(path, "w");
+  std::FILE* file = path == nullptr ? nullptr : std::fopen(path, "a");
   if (file == nullptr) return;
-  for (const auto& [name, launches] : Devices::get().launches) {
-    std::fprintf(file, "%llu launches of %s\n", static_cast<unsigned long long>(launches),
-                 name.c_str());
+  for (const auto& [what, launches] : Devices::get().launches) {
+    std::fprintf(file, "%llu launches on device %d of %s\n",
+                 static_cast<unsigned long long>(launches), what.first, what.second.c_str());
   }
   std::fclose(file);
 }
@@ -207,7 +207,7 @@ cudaError_t Devices::launch(const void* function, const Grid& asked, void** argu
   }
   const int device = stream->device;
   queue(stream, [&code, grid, parameters, device] {
-    ++Devices::get().launches[code.name];
+    ++Devices::get().launches[{device, code.name}];
     try {
       run_grid(code, grid, parameters, device);
     } catch (const Error& problem) {

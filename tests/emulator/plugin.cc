@@ -4,6 +4,7 @@
 // library of custom operators has kernels under its name, which is that of its registration.
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,6 +27,21 @@ OrtStatus* status_of(cudaError_t error) {
   return error == cudaSuccess ? nullptr : fail(cudaGetErrorString(error));
 }
 
+// Makes a device current, as long as an object lives.
+class On {
+ public:
+  explicit On(int device) {
+    error = cudaGetDevice(&before_);
+    if (error == cudaSuccess) error = cudaSetDevice(device);
+  }
+  ~On() { cudaSetDevice(before_); }
+  On(const On&) = delete;
+  cudaError_t error;
+
+ private:
+  int before_ = 0;
+};
+
 struct Event : ort::Notification {
   cudaEvent_t event = nullptr;
   cudaStream_t stream = nullptr;
@@ -33,6 +49,7 @@ struct Event : ort::Notification {
 
 struct QueueOfWork : ort::Stream {
   cudaStream_t stream = nullptr;
+  int device = 0;
 };
 
 cudaStream_t handle(ort::SyncStream* stream) {
@@ -41,7 +58,8 @@ cudaStream_t handle(ort::SyncStream* stream) {
 
 OrtStatus* make_event(ort::Stream* self, ort::Notification** out) {
   auto made = std::make_unique<Event>();
-  made->stream = static_cast<QueueOfWork*>(self)->stream;
+  const auto& queue = *static_cast<QueueOfWork*>(self);
+  made->stream = queue.stream;
   made->Release = [](ort::Notification* event) {
     cudaEventDestroy(static_cast<Event*>(event)->event);
     delete static_cast<Event*>(event);
@@ -56,6 +74,8 @@ OrtStatus* make_event(ort::Stream* self, ort::Notification** out) {
   made->WaitOnHost = [](ort::Notification* event) {
     return status_of(cudaEventSynchronize(static_cast<Event*>(event)->event));
   };
+  const On device(queue.device);
+  RETURN_IF_ERROR(status_of(device.error));
   RETURN_IF_ERROR(status_of(cudaEventCreateWithFlags(&made->event, cudaEventDisableTiming)));
   *out = made.release();
   return nullptr;
@@ -75,13 +95,10 @@ OrtStatus* make_stream(ort::EpFactory*, const ort::MemoryDevice* device, const o
   made->Flush = made->OnSessionRunEnd = [](ort::Stream* self) {
     return status_of(cudaStreamSynchronize(static_cast<QueueOfWork*>(self)->stream));
   };
-  const auto ordinal = static_cast<int>(ort::MemoryDevice_GetDeviceId(ep_api, device));
-  int current = 0;
-  RETURN_IF_ERROR(status_of(cudaGetDevice(&current)));
-  RETURN_IF_ERROR(status_of(cudaSetDevice(ordinal)));
-  const cudaError_t error = cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking);
-  RETURN_IF_ERROR(status_of(cudaSetDevice(current)));
-  RETURN_IF_ERROR(status_of(error));
+  made->device = static_cast<int>(ort::MemoryDevice_GetDeviceId(ep_api, device));
+  const On current(made->device);
+  RETURN_IF_ERROR(status_of(current.error));
+  RETURN_IF_ERROR(status_of(cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking)));
   *out = made.release();
   return nullptr;
 }
@@ -163,6 +180,13 @@ struct Device {
 };
 
 struct Factory : ort::EpFactory {
+  ~Factory() {
+    for (const Device& device : devices) {
+      if (device.memory != nullptr) ort::ReleaseMemoryInfo(api, device.memory);
+      if (device.hardware != nullptr) ort::ReleaseHardwareDevice(ep_api, device.hardware);
+    }
+    if (registry != nullptr) ort::ReleaseKernelRegistry(ep_api, registry);
+  }
   std::string name;
   std::vector<Device> devices;
   ort::KernelRegistry* registry = nullptr;
@@ -196,25 +220,17 @@ OrtStatus* describe_copy(ort::KernelDefBuilder* builder, const Factory& factory,
   return ort::KernelDefBuilder_Build(ep_api, builder, out);
 }
 
-OrtStatus* registry_of(ort::Ep* self, const ort::KernelRegistry** out) {
-  auto& factory = const_cast<Factory&>(*static_cast<Provider*>(self)->factory);
-  *out = factory.registry;
-  if (factory.registry != nullptr) return nullptr;
-  RETURN_IF_ERROR(ort::CreateKernelRegistry(ep_api, &factory.registry));
-  for (const bool to_device : {true, false}) {
-    ort::KernelDefBuilder* builder = nullptr;
-    ort::KernelDef* kernel = nullptr;
-    RETURN_IF_ERROR(ort::CreateKernelDefBuilder(ep_api, &builder));
-    OrtStatus* status = describe_copy(builder, factory, to_device, &kernel);
-    ort::ReleaseKernelDefBuilder(ep_api, builder);
-    RETURN_IF_ERROR(status);
-    status =
-        ort::KernelRegistry_AddKernel(ep_api, factory.registry, kernel, make_copy_kernel, nullptr);
-    ort::ReleaseKernelDef(ep_api, kernel);
-    RETURN_IF_ERROR(status);
-  }
-  *out = factory.registry;
-  return nullptr;
+OrtStatus* add_copy(Factory& factory, bool to_device) {
+  ort::KernelDefBuilder* builder = nullptr;
+  ort::KernelDef* kernel = nullptr;
+  RETURN_IF_ERROR(ort::CreateKernelDefBuilder(ep_api, &builder));
+  OrtStatus* status = describe_copy(builder, factory, to_device, &kernel);
+  ort::ReleaseKernelDefBuilder(ep_api, builder);
+  RETURN_IF_ERROR(status);
+  status =
+      ort::KernelRegistry_AddKernel(ep_api, factory.registry, kernel, make_copy_kernel, nullptr);
+  ort::ReleaseKernelDef(ep_api, kernel);
+  return status;
 }
 
 OrtStatus* take_nodes(ort::Ep*, const ort::Graph* graph, ort::GraphSupportInfo* taken) {
@@ -236,13 +252,17 @@ OrtStatus* make_provider(ort::EpFactory* self, const ort::HardwareDevice* const*
                          const ort::KeyValuePairs* const*, std::size_t devices,
                          const OrtSessionOptions*, const ort::Logger*, ort::Ep** out) {
   if (devices != 1) return fail("a session has one device");
+  if (const char* why = std::getenv("NOISYSTORE_PLUGIN_FAILS")) return fail(why);
   auto made = std::make_unique<Provider>();
   made->factory = static_cast<Factory*>(self);
   made->GetName = [](const ort::Ep* ep) {
     return static_cast<const Provider*>(ep)->factory->name.c_str();
   };
   made->GetCapability = take_nodes;
-  made->GetKernelRegistry = registry_of;
+  made->GetKernelRegistry = [](ort::Ep* ep, const ort::KernelRegistry** registry) {
+    *registry = static_cast<Provider*>(ep)->factory->registry;
+    return static_cast<OrtStatus*>(nullptr);
+  };
   *out = made.release();
   return nullptr;
 }
@@ -253,14 +273,9 @@ OrtStatus* make_allocator(ort::EpFactory* self, const ort::MemoryInfo* info,
   RETURN_IF_ERROR(ort::MemoryInfoGetId(api, info, &made->ordinal));
   made->info = static_cast<Factory*>(self)->devices.at(made->ordinal).memory;
   made->Alloc = [](ort::Allocator* memory, std::size_t bytes) -> void* {
-    int current = 0;
+    const On device(static_cast<Memory*>(memory)->ordinal);
     void* allocated = nullptr;
-    if (cudaGetDevice(&current) != cudaSuccess ||
-        cudaSetDevice(static_cast<Memory*>(memory)->ordinal) != cudaSuccess ||
-        cudaMalloc(&allocated, bytes) != cudaSuccess) {
-      allocated = nullptr;
-    }
-    cudaSetDevice(current);
+    if (device.error != cudaSuccess || cudaMalloc(&allocated, bytes) != cudaSuccess) return nullptr;
     return allocated;
   };
   // Waits for what is queued.
@@ -276,6 +291,7 @@ OrtStatus* add_device(Factory& factory, int ordinal, ort::EpDevice** out) {
   const auto id = static_cast<std::uint32_t>(ordinal);
   const std::string number = std::to_string(ordinal);
   Device& device = factory.devices.emplace_back();
+  *out = nullptr;
   RETURN_IF_ERROR(ort::CreateHardwareDevice(ep_api, ort::kGpuHardware, kNvidia, id, "NVIDIA",
                                             nullptr, &device.hardware));
   RETURN_IF_ERROR(ort::CreateMemoryInfo_V2(api, "Cuda", ort::kGpuDevice, kNvidia, ordinal,
@@ -299,10 +315,12 @@ OrtStatus* add_devices(ort::EpFactory* self, const ort::HardwareDevice* const*, 
   int devices = 0;
   *count = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess) devices = 0;
-  while (*count < limit && *count < static_cast<std::size_t>(devices)) {
-    RETURN_IF_ERROR(
-        add_device(*static_cast<Factory*>(self), static_cast<int>(*count), &out[*count]));
-    ++*count;
+  for (int i = 0; i < devices && *count < limit; ++i) {
+    OrtStatus* status = add_device(*static_cast<Factory*>(self), i, &out[*count]);
+    *count += out[*count] != nullptr;
+    if (status == nullptr) continue;
+    while (*count > 0) ort::ReleaseEpDevice(ep_api, out[--*count]);
+    return status;
   }
   return nullptr;
 }
@@ -345,19 +363,15 @@ __attribute__((visibility("default"))) OrtStatus* CreateEpFactories(
   made->CreateDataTransfer = noisystore::make_data_transfer;
   made->IsStreamAware = [](const ort::EpFactory*) { return true; };
   made->CreateSyncStreamForDevice = noisystore::make_stream;
+  RETURN_IF_ERROR(ort::CreateKernelRegistry(noisystore::ep_api, &made->registry));
+  RETURN_IF_ERROR(noisystore::add_copy(*made, true));
+  RETURN_IF_ERROR(noisystore::add_copy(*made, false));
   factories[(*count)++] = made.release();
   return nullptr;
 }
 
 __attribute__((visibility("default"))) OrtStatus* ReleaseEpFactory(ort::EpFactory* self) {
-  std::unique_ptr<Factory> factory(static_cast<Factory*>(self));
-  for (const noisystore::Device& device : factory->devices) {
-    ort::ReleaseMemoryInfo(noisystore::api, device.memory);
-    ort::ReleaseHardwareDevice(noisystore::ep_api, device.hardware);
-  }
-  if (factory->registry != nullptr) {
-    ort::ReleaseKernelRegistry(noisystore::ep_api, factory->registry);
-  }
+  delete static_cast<Factory*>(self);
   return nullptr;
 }
 }

@@ -70,6 +70,7 @@ using KernelCreate = OrtStatus* (*)(void*, const KernelInfo*, KernelImpl**);
 inline constexpr EpFunction<0, OrtStatus*(EpFactory*, const HardwareDevice*, const KeyValuePairs*,
                                           const KeyValuePairs*, EpDevice**)>
     CreateEpDevice{};
+inline constexpr EpFunction<1, void(EpDevice*)> ReleaseEpDevice{};
 inline constexpr EpFunction<3, OrtStatus*(GraphSupportInfo*, const Node*)>
     EpGraphSupportInfo_AddSingleNode{};
 inline constexpr EpFunction<5, OrtStatus*(EpDevice*, const MemoryInfo*)>

@@ -43,7 +43,8 @@ session_config: list[tuple[str, str]] = []
 plugged: list[Any] = []  # devices of a plugin
 # Else the algorithms of two sessions differ, by what was faster at their start.
 EQUAL_CONVOLUTIONS = {
-    "CUDAExecutionProvider": {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+    name: {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+    for name in ("CUDAExecutionProvider", "CudaPluginExecutionProvider")
 }
 Array = npt.NDArray[Any]
 
@@ -114,11 +115,12 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     for key, value in session_config:
         options.add_session_config_entry(key, value)
     ortops.register(options)
-    if plugged:
-        options.add_provider_for_devices(plugged[-1:], {})
-        return onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options)
     settings = [(provider, EQUAL_CONVOLUTIONS.get(provider, {})) for provider in providers]
-    made = onnxruntime.InferenceSession(str(DATA / f"{name}.onnx"), options, providers=settings)
+    if plugged:
+        options.add_provider_for_devices(plugged[-1:], settings.pop(0)[1])
+        settings = []
+    model = str(DATA / f"{name}.onnx")
+    made = onnxruntime.InferenceSession(model, options, providers=settings)
     if made.get_providers()[0] != providers[0]:  # ONNX Runtime falls back, with a warning
         raise NoProvider(f"{providers[0]} does not start here")
     return made
@@ -295,10 +297,15 @@ def refusal() -> Iterator[str]:
 
 def plug(provider: str, library: str) -> None:
     """Let the sites run on the last device of a plugin."""
+    if provider not in EQUAL_CONVOLUTIONS:  # else the sites would run on the CPU
+        raise NoProvider(f"expected one of {', '.join(EQUAL_CONVOLUTIONS)}, got {provider}")
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         raise NoProvider(f"onnxruntime {onnxruntime.__version__} takes no plugins")
     # A relative path would be one from ONNX Runtime's own folder.
-    onnxruntime.register_execution_provider_library(provider, os.path.abspath(library))
+    try:
+        onnxruntime.register_execution_provider_library(provider, os.path.abspath(library))
+    except Exception as error:  # ONNX Runtime's own classes
+        raise NoProvider(f"{library} does not load: {error}") from None
     plugged.extend(d for d in onnxruntime.get_ep_devices() if d.ep_name == provider)
     if not plugged:
         raise NoProvider(f"{library} has no device of {provider}")

@@ -14,7 +14,6 @@ import onnxruntime
 import pytest
 from conftest import PROGRAM
 
-from noisystore import ortops
 from noisystore.ortops.errors import InputError
 from noisystore.ortops.library import library_path
 from noisystore.runtime import NoisySession, Results, ort_plugins
@@ -51,8 +50,8 @@ def importable(tmp_path, monkeypatch):
 
 def test_without_plugins():
     assert ort_plugins.available() == onnxruntime.get_available_providers()
-    assert ort_plugins.load("CPUExecutionProvider")
-    assert not ort_plugins.load(OTHER)
+    assert ort_plugins.find([OTHER, "CPUExecutionProvider"]) == "CPUExecutionProvider"
+    assert ort_plugins.find([OTHER]) is None
     options = onnxruntime.SessionOptions()
     assert not ort_plugins.configure(options, [("CPUExecutionProvider", {})])
     with pytest.raises(InputError, match=rf"expected one of .*CPU.*, got {OTHER}"):
@@ -85,7 +84,7 @@ def test_a_package_whose_library_does_not_load(importable, model_path, small_npz
     results = importable / "r.sqlite"
     said = error("sweep", model_path, "--data", f"npz:{small_npz}", "--provider", OTHER,
                  "--rates", "1e-3", "-o", results)  # fmt: skip
-    assert f"execution provider {OTHER}: the library of onnxruntime_ep_test does not load" in said
+    assert f"execution provider {OTHER}: onnxruntime_ep_test: its library does not load" in said
     assert onnxruntime.__version__ in said
     assert "CreateEpFactories" in said
     assert not results.exists()
@@ -97,39 +96,49 @@ def test_a_package_without_its_library(importable):
     package = importable / "onnxruntime_ep_test"
     package.mkdir()
     (package / "__init__.py").write_text(
-        f"def get_ep_name(): return {OTHER!r}\n"
+        f"def get_ep_names(): return [{OTHER!r}]\n"
         "def get_library_path(): raise RuntimeError('expected one library, found 0')\n"
     )
-    with pytest.raises(InputError, match=r"onnxruntime_ep_test does not load .* found 0"):
+    with pytest.raises(InputError, match=r"onnxruntime_ep_test: does not load: .* found 0"):
         named_providers(OTHER)
 
 
-def test_packages_of_another_form_are_left_alone(importable):
-    (importable / "onnxruntime_ep_other.py").write_text("")
+@takes_plugins
+def test_a_broken_package_is_named_unless_another_one_does(importable, model_path):
+    (importable / "onnxruntime_ep_a.py").write_text("")  # has another form
     with pytest.raises(InputError, match=f"expected one of .*, got {OTHER}"):
         named_providers(OTHER)
+    (importable / "onnxruntime_ep_b.py").write_text("raise OSError('no library')")
+    with pytest.raises(InputError, match="onnxruntime_ep_b: does not load: no library"):
+        named_providers(OTHER)  # it may have been meant
+    write_package(importable, OTHER, library=library_path())
+    for _ in range(2):
+        with pytest.raises(InputError, match="onnxruntime_ep_test: its library does not load"):
+            named_providers(OTHER)
 
 
-def program(*arguments, folder=None, code=0, devices=2):
-    """Run the program, in a process of its own: libraries are registered once and for all."""
+def program(*command, folder, **variables):
+    """Run a program in a process of its own: libraries stay registered. Give also its launches."""
+    report = folder / "launches"
+    report.unlink(missing_ok=True)
     paths = [str(folder), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "NOISYSTORE_EMULATED_DEVICES": str(devices),
+        "NOISYSTORE_EMULATED_DEVICES": "2",
+        "NOISYSTORE_EMULATOR_REPORT": str(report),
+        **variables,
     }
-    run = subprocess.run(
-        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
-    assert run.returncode == code, run.stderr
-    return run
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    return run, report.read_text() if report.exists() else ""
 
 
-def swept(model_path, small_npz, path, folder, *more, **options):
-    run = program("sweep", model_path, "--data", f"npz:{small_npz}", "--rates", "1e-3,1e-1",
-                  "--trials", 2, "-o", path, *more, folder=folder, **options)  # fmt: skip
-    if run.returncode:
-        return run.stderr.splitlines()[-1]
+def sweep(model_path, small_npz, path, *more):
+    return [*PROGRAM, "sweep", model_path, "--data", f"npz:{small_npz}", "--rates", "1e-3,1e-1",
+            "--trials", 2, "-o", path, *more]  # fmt: skip
+
+
+def points(path):
     names = ("p01", "p10", "noise_seed", "n_run", "correct", "top5", "correct_bits", "agree_bits")
     with Results(path, readonly=True) as results:
         rows = results.rows()
@@ -140,33 +149,59 @@ def swept(model_path, small_npz, path, folder, *more, **options):
 @needs_a_plugin
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_on_a_plugin(name, tmp_path, model_path, small_npz):
-    assert ortops.cuda_architectures()  # else the sites would run on the CPU
-    folder = write_package(tmp_path, name)
-    cpu, expected = swept(model_path, small_npz, tmp_path / "cpu.sqlite", folder)
-    assert cpu == "CPUExecutionProvider"
+    write_package(tmp_path, OTHER, name)
+    broken = tmp_path / "onnxruntime_ep_broken.py"
+    broken.write_text("raise OSError('no library')")
+    run, launches = program(*sweep(model_path, small_npz, tmp_path / "cpu"), folder=tmp_path)
+    cpu, expected = points(tmp_path / "cpu")
+    assert cpu == "CPUExecutionProvider", run.stderr
     assert len(expected) == 4
-    for more in (("cuda",), (NAMES[0],), ("cuda", "--workers", 2)):
-        path = tmp_path / f"{len(more)}{more[0]}.sqlite"
-        provider, points = swept(model_path, small_npz, path, folder, "--provider", *more)
-        assert provider == name
-        assert points == expected
+    assert not launches
+    for more in (("cuda",), *((full,) for full in NAMES), ("cuda", "--workers", 2)):
+        path = tmp_path / "-".join(map(str, more))
+        run, launches = program(
+            *sweep(model_path, small_npz, path, "--provider", *more), folder=tmp_path
+        )
+        assert run.returncode == 0, run.stderr
+        assert points(path) == (name, expected)
+        if "--workers" not in more:  # those say nothing at their ends
+            assert "launches on device 0 of" in launches  # not on the CPU
 
 
 @needs_a_plugin
-def test_a_plugin_without_a_device(tmp_path, model_path, small_npz):
-    folder = write_package(tmp_path, NAMES[0])
-    said = swept(model_path, small_npz, tmp_path / "r.sqlite", folder, "--provider", "cuda",
-                 code=2, devices=0)  # fmt: skip
-    assert said.startswith(f"noisystore: error: execution provider {NAMES[0]}: onnxruntime_ep_test")
-    assert "finds no device here" in said
-    assert not (tmp_path / "r.sqlite").exists()
+@pytest.mark.parametrize(
+    ("variable", "value", "reasons"),
+    [
+        ("NOISYSTORE_EMULATED_DEVICES", "0", ["onnxruntime_ep_test finds no device here"]),
+        (
+            "NOISYSTORE_PLUGIN_FAILS",
+            "no cuDNN",
+            ["does not start here", "the CPU does", "no cuDNN"],
+        ),
+    ],
+)
+def test_a_plugin_that_does_not_start(variable, value, reasons, tmp_path, model_path, small_npz):
+    write_package(tmp_path, NAMES[0])
+    command = sweep(model_path, small_npz, tmp_path / "r", "--provider", "cuda")
+    run, launches = program(*command, folder=tmp_path, **{variable: value})
+    assert run.returncode == 2
+    said = run.stderr.splitlines()[-1]
+    assert said.startswith(f"noisystore: error: execution provider {NAMES[0]}")
+    assert all(reason in said for reason in reasons)
+    assert not (tmp_path / "r").exists()
+    assert not launches
 
 
-@needs_a_plugin
-def test_a_board_s_options_and_devices(tmp_path, model_path):
-    folder = write_package(tmp_path, NAMES[1])
-    script = tmp_path / "script.py"
-    script.write_text("""
+def run_script(folder, text, *arguments, **variables):
+    """Run a Python program; give what it prints, as JSON, and the launches."""
+    (folder / "script.py").write_text(text)
+    run, launches = program(sys.executable, folder / "script.py", *arguments, folder=folder,
+                            **variables)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout), launches
+
+
+_DEVICES = """
 import json, sys
 import numpy as np
 from noisystore.ortops.errors import InputError
@@ -176,30 +211,111 @@ from noisystore.runtime.ort_session import board_providers
 
 x = np.random.default_rng(0).normal(size=(3, 1, 6, 6)).astype(np.float32)
 noise = dict(bit_error_rate=0.1, seed=3, sample_index=range(3))
-expected = NoisySession(sys.argv[1]).run(x, **noise)
+cuda, cpu = board_providers(load_board("cuda-server"), *sys.argv[3:]), "CPUExecutionProvider"
+name, options = cuda[0]
+if sys.argv[2]:
+    options = {**options, "device_id": sys.argv[2]}
+try:
+    session = NoisySession(sys.argv[1], [(name, options), cpu])
+except InputError as error:
+    said = str(error)
+else:
+    expected = NoisySession(sys.argv[1]).run(x, **noise)
+    said = [options, np.array_equal(session.run(x, **noise), expected, equal_nan=True)]
+print(json.dumps(said))
+"""
+
+
+@needs_a_plugin
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("asked", [(), ("cuda",), NAMES[:1], NAMES[1:]])
+def test_a_board_s_options(name, asked, tmp_path, model_path):
+    write_package(tmp_path, name)
+    said, launches = run_script(tmp_path, _DEVICES, model_path, "", *asked)
+    assert said == [{"use_tf32": "0"}, True]
+    assert "on device 0 of" in launches
+
+
+@needs_a_plugin
+def test_one_of_several_devices(tmp_path, model_path):
+    write_package(tmp_path, NAMES[1])
+    for device in "01":
+        said, launches = run_script(tmp_path, _DEVICES, model_path, device)
+        assert said == [{"use_tf32": "0", "device_id": device}, True]
+        assert f"on device {device} of" in launches
+        assert f"on device {1 - int(device)} of" not in launches
+    said, launches = run_script(tmp_path, _DEVICES, model_path, "2")
+    assert said.endswith(f"provider {NAMES[1]}: expected device_id to be one of 0, 1, got 2")
+    assert not launches
+
+
+_OTHERS = """
+import json, os, sys, threading
+import onnxruntime
+from noisystore.ortops.errors import InputError
+from noisystore.runtime import NoisySession
+
+model, library = sys.argv[1:]
 said = []
-board = load_board("cuda-server")
-for device in (None, "0", "1", "2"):
-    cuda, cpu = board_providers(board)
-    providers = [(cuda[0], {**cuda[1], **({} if device is None else {"device_id": device})}), cpu]
+def make(*providers):
     try:
-        session = NoisySession(sys.argv[1], providers)
+        said.append(NoisySession(model, list(providers)).provider)
     except InputError as error:
         said.append(str(error))
-    else:
-        options = session._session.get_provider_options()[cuda[0]]
-        said.append([options, np.array_equal(session.run(x, **noise), expected, equal_nan=True)])
+threads = [threading.Thread(target=make, args=("cuda",)) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+make("cuda", "AzureExecutionProvider", "cpu")  # that one is built in
+make("cpu", "cuda")
+make("cuda", "cuda")
 print(json.dumps(said))
-""")
-    environment = {**os.environ, "NOISYSTORE_EMULATED_DEVICES": "2"}
-    environment["PYTHONPATH"] = f"{folder}{os.pathsep}{environment.get('PYTHONPATH', '')}"
-    run = subprocess.run([sys.executable, script, model_path], capture_output=True, text=True,
-                         env=environment)  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    default, first, second, none = json.loads(run.stdout)
-    assert default == first == [{"device_id": "0", "use_tf32": "0"}, True]
-    assert second == [{"device_id": "1", "use_tf32": "0"}, True]
-    assert none.endswith(f"provider {NAMES[1]}: expected device_id to be one of 0, 1, got 2")
+"""
+
+
+@needs_a_plugin
+def test_threads_and_other_providers(tmp_path, model_path):
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs a second built-in provider")
+    write_package(tmp_path, NAMES[0])
+    said, _ = run_script(tmp_path, _OTHERS, model_path, PLUGIN)
+    assert said[:10] == [NAMES[0]] * 9 + ["CPUExecutionProvider"]
+    assert "does not start here" in said[10]
+    assert "already been registered" in said[10]
+
+
+@needs_a_plugin
+def test_a_library_that_the_program_registers(tmp_path, model_path):
+    said, launches = run_script(
+        tmp_path,
+        "import onnxruntime, sys\n"
+        f"onnxruntime.register_execution_provider_library({NAMES[1]!r}, {PLUGIN!r})\n" + _DEVICES,
+        model_path,
+        "1",
+        "cuda",
+    )
+    assert said == [{"use_tf32": "0", "device_id": "1"}, True]
+    assert "on device 1 of" in launches
+
+
+@needs_a_plugin
+def test_a_library_without_a_device_can_be_tried_again(tmp_path):
+    write_package(tmp_path, NAMES[0])
+    text = """
+import json
+from noisystore.ortops.errors import InputError
+from noisystore.runtime import ort_plugins
+said = []
+for _ in range(2):
+    try:
+        ort_plugins.find(["CUDAExecutionProvider"])
+    except InputError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+    said, _ = run_script(tmp_path, text, NOISYSTORE_EMULATED_DEVICES="0")
+    assert len(said) == 2
+    assert "finds no device here" in said[0]
+    assert said[0] == said[1]
 
 
 @pytest.mark.skipif(bool(PLUGIN), reason="NOISYSTORE_TEST_PLUGIN is CUDA's provider")
