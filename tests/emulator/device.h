@@ -63,7 +63,7 @@ class Devices {
   std::map<std::uint64_t, std::size_t> pinned;  // memory of the host, by its address
 
   std::map<std::pair<int, std::string>, std::uint64_t> launches;  // by device and kernel
-  cudaError_t error = cudaSuccess;                // of a kernel or copy: stays
+  cudaError_t error = cudaSuccess;                                // of a kernel or copy: stays
 
  private:
   explicit Devices(int devices);
