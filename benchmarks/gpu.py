@@ -2,9 +2,10 @@
 """The operator on a CUDA device: equal bits first, then its speed. One command on any CUDA machine.
 
 It needs a NoisyStore library with CUDA kernels (built where nvcc is found) and a CUDA driver; its
-parts `provider` and `networks` need onnxruntime-gpu too, and PyTorch for exporting the networks,
-unless --models names a folder that `--export FOLDER` filled elsewhere. What is missing skips by
-name. Exit status: 0, 1 where bits or logits differ, 2 where nothing can be measured.
+parts `provider` and `networks` need onnxruntime-gpu too, or CUDA as a plugin, and PyTorch for
+exporting the networks, unless --models names a folder that `--export FOLDER` filled elsewhere. What
+is missing skips by name. Exit status: 0, 1 where bits or logits differ, 2 where nothing can be
+measured.
 
   python benchmarks/gpu.py                          everything (10 minutes)
   python benchmarks/gpu.py --quick --only bits      a first look (seconds)
@@ -166,8 +167,13 @@ def bits(device: Device, quick: bool) -> dict[str, Any]:
 def provider() -> dict[str, Any]:
     """Run the parity cases of the tests on ONNX Runtime's CUDA provider."""
     script = HERE.parent / "tests" / "ortops" / "parity.py"
+    try:
+        name, _ = gpu_networks.cuda()
+    except (ImportError, ortops.InputError) as error:
+        return _skipped(f"needs onnxruntime-gpu: {error}")
+    library = gpu_networks.plugin_of(name)
     done = subprocess.run(
-        [sys.executable, str(script), gpu_networks.CUDA[0]],
+        [sys.executable, str(script), name, *(["--plugin", library] if library else [])],
         capture_output=True,
         text=True,
         check=False,
@@ -210,11 +216,9 @@ def bandwidth(device: Device, quick: bool) -> dict[str, Any]:
 def networks(models: Path | None, quick: bool) -> dict[str, Any]:
     """Check whole networks on the provider, and time them noisy against plain."""
     try:
-        import onnxruntime
-    except ImportError:
-        return _skipped("needs onnxruntime-gpu")
-    if gpu_networks.CUDA[0] not in onnxruntime.get_available_providers():
-        return _skipped(f"this onnxruntime has no {gpu_networks.CUDA[0]}; install onnxruntime-gpu")
+        cuda = gpu_networks.cuda()
+    except (ImportError, ortops.InputError) as error:
+        return _skipped(f"needs onnxruntime-gpu: {error}")
     names = gpu_networks.NETWORKS[: 1 if quick else None]
     with tempfile.TemporaryDirectory(prefix="noisystore.") as made:
         folder = models or Path(made)
@@ -226,17 +230,17 @@ def networks(models: Path | None, quick: bool) -> dict[str, Any]:
         differences: list[str] = []
         rows: list[dict[str, Any]] = []
         try:
-            gpu_networks.session(str(gpu_networks.path_of(folder, names[0], True)))
+            gpu_networks.session(str(gpu_networks.path_of(folder, names[0], True)), cuda)
         except gpu_networks.NoProvider as error:
             return _skipped(str(error))
         for name in names:
             path, shape = gpu_networks.path_of(folder, name, True), gpu_networks.SHAPES[name]
-            differences += gpu_networks.check(path, shape)
-            runs_on = gpu_networks.providers_of_stores(path, shape, Path(made))
-            if runs_on != {gpu_networks.CUDA[0]}:
+            differences += gpu_networks.check(path, shape, cuda)
+            runs_on = gpu_networks.providers_of_stores(path, shape, cuda, Path(made))
+            if runs_on != {cuda[0]}:
                 differences.append(f"{name}: its NoisyStore nodes run on {sorted(runs_on)}")
             for batch in BATCHES[: 2 if quick else None]:
-                for row in gpu_networks.times(folder, name, batch, 5 if quick else 30):
+                for row in gpu_networks.times(folder, name, batch, 5 if quick else 30, cuda):
                     rows.append({"network": name, "batch": batch, **row})
     for line in differences:
         print(f"  {line}")

@@ -19,18 +19,33 @@ from noisystore.ortops.noise_inputs import (
     sample_index_array,
     seed_array,
 )
+from noisystore.runtime import ort_plugins
+from noisystore.runtime.ort_session import Provider, named_providers
 
 NETWORKS = ("vgg-a", "vgg-e", "torchvision:resnet50")
 SHAPES = {"vgg-a": (3, 32, 32), "vgg-e": (3, 32, 32), "torchvision:resnet50": (3, 224, 224)}
 RATES = (0.0, 1e-6, 1e-4, 1e-2, 0.1)
 #: TF32 would round products to 10 bits; the usual search for algorithms takes other ones in the
 #: session that is compared with.
-CUDA = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"})
-CPU = ("CPUExecutionProvider", {})
+OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+CPU: Provider = ("CPUExecutionProvider", {})
 
 
 class NoProvider(Exception):
     """An execution provider that does not start."""
+
+
+def cuda() -> Provider:
+    """Find ONNX Runtime's CUDA provider, built in or a plugin's; raise InputError without one."""
+    return named_providers([("cuda", OPTIONS)])[0]
+
+
+def plugin_of(name: str) -> str | None:
+    """Give the library of a plugin's provider; None if it is built in."""
+    import onnxruntime
+
+    devices = getattr(onnxruntime, "get_ep_devices", list)()
+    return next((d.ep_metadata.get("library_path") for d in devices if d.ep_name == name), None)
 
 
 def export(folder: Path, networks: tuple[str, ...] = NETWORKS) -> None:
@@ -53,9 +68,7 @@ def path_of(folder: Path, name: str, noisy: bool) -> Path:
     return folder / f"{name.replace(':', '-')}-{'noisy' if noisy else 'plain'}.onnx"
 
 
-def session(
-    model: str | bytes, provider: tuple[str, dict[str, str]] = CUDA, profile: Path | None = None
-) -> Any:
+def session(model: str | bytes, provider: Provider, profile: Path | None = None) -> Any:
     """Make a session that runs on one provider."""
     import onnxruntime
 
@@ -65,7 +78,8 @@ def session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     ortops.register(options)
-    made = onnxruntime.InferenceSession(model, options, providers=[provider])
+    settings = [] if ort_plugins.configure(options, [provider]) else [provider]
+    made = onnxruntime.InferenceSession(model, options, providers=settings)
     if made.get_providers()[0] != provider[0]:  # ONNX Runtime falls back, with a warning
         raise NoProvider(
             f"{provider[0]} does not start here: its libraries, or a device, are missing"
@@ -79,9 +93,7 @@ def noise(sites: int, rate: Any, seed: int = 1) -> dict[str, npt.NDArray[Any]]:
     return dict(zip(NOISE_INPUTS, (*arrays, sample_index_array(7)), strict=True))
 
 
-def check(
-    path: Path, shape: tuple[int, ...], provider: tuple[str, dict[str, str]] = CUDA
-) -> list[str]:
+def check(path: Path, shape: tuple[int, ...], provider: Provider) -> list[str]:
     """Say what is wrong with a network's sites on a provider.
 
     Each site must make of the words that it is fed there what the CPU library makes of them; clean
@@ -116,11 +128,13 @@ def check(
     return wrong
 
 
-def providers_of_stores(path: Path, shape: tuple[int, ...], folder: Path) -> set[str]:
+def providers_of_stores(
+    path: Path, shape: tuple[int, ...], provider: Provider, folder: Path
+) -> set[str]:
     """Give the execution providers that run the NoisyStore nodes, as ONNX Runtime profiles them."""
     import json
 
-    runner = session(str(path), CUDA, folder / "profile")
+    runner = session(str(path), provider, folder / "profile")
     x = np.zeros((1, *shape), np.float32)
     runner.run(None, {runner.get_inputs()[0].name: x})
     events = json.loads(Path(runner.end_profiling()).read_text())
@@ -131,7 +145,7 @@ def providers_of_stores(path: Path, shape: tuple[int, ...], folder: Path) -> set
 
 
 def times(
-    folder: Path, name: str, batch: int, rounds: int, provider: tuple[str, dict[str, str]] = CUDA
+    folder: Path, name: str, batch: int, rounds: int, provider: Provider
 ) -> list[dict[str, Any]]:
     """Time a network noisy against plain, in turn, with its data bound to the device.
 
@@ -142,7 +156,7 @@ def times(
     """
     import onnxruntime
 
-    kind = "cuda" if provider is CUDA else "cpu"
+    kind = "cpu" if provider is CPU else "cuda"
     x = np.random.default_rng(0).standard_normal((batch, *SHAPES[name])).astype(np.float32)
     on_device = onnxruntime.OrtValue.ortvalue_from_numpy(x, kind, 0)
     plain = session(str(path_of(folder, name, False)), provider)
