@@ -56,7 +56,7 @@ def store(
         axis 0 is the batch. The noise inputs lie on the CPU.
     bit_error_rate : Tensor of float64, shape [S, 2]
         Row ``site`` holds (p01, p10).
-    bit_mask : Tensor of int64, shape [S]
+    bit_mask : Tensor of int64 or uint64, shape [S]
         Bit patterns of the unsigned masks.
     seed : Tensor of int64, shape [1]
     sample_index : Tensor of int64, shape [1] or [N]
@@ -85,11 +85,18 @@ def store(
     if x.dtype not in _SUPPORTED:
         names = ", ".join(str(t).removeprefix("torch.") for t in _SUPPORTED)
         raise InputError(f"NoisyStore: expected a tensor of {names}, got {x.dtype}")
+    if bit_mask.dtype == torch.uint64:
+        bit_mask = bit_mask.view(torch.int64)
     sites = bit_error_rate.shape[0] if bit_error_rate.dim() == 2 else -1
     if tuple(bit_error_rate.shape) != (sites, 2) or tuple(bit_mask.shape) != (sites,):
         raise InputError(
             "NoisyStore: expected bit_error_rate of shape [S, 2] and bit_mask of shape [S], "
             f"got {list(bit_error_rate.shape)} and {list(bit_mask.shape)}"
+        )
+    if bit_error_rate.dtype != torch.float64 or tuple(seed.shape) != (1,):
+        raise InputError(
+            "NoisyStore: expected bit_error_rate of torch.float64 and seed of shape [1], "
+            f"got {bit_error_rate.dtype} and {list(seed.shape)}"
         )
     if not 0 <= site < sites:
         raise InputError(f"NoisyStore: site {site} is outside the {sites} rows of bit_error_rate")
@@ -99,7 +106,7 @@ def store(
     rate = p01 if p01 == p10 else (p01, p10)  # one number is checked faster
     arguments: dict[str, Any] = {
         "bit_mask": int(bit_mask[site]) & ((1 << 64) - 1),
-        "seed": int(seed.reshape(-1)[0]),
+        "seed": int(seed[0]),
         "site": site,
         "sample_index": sample_index.numpy(),
         "storage_format": storage_format,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .formats import ELEMENT_TYPES, WORD_FORMATS, element_type
+from .formats import ELEMENT_TYPES, WORD_FORMATS, element_type, float32_bits
 from .library import APPLY_ARGUMENTS, Call, load
 from .noise_inputs import noise_of_site, sample_index_array, seed_array
 
@@ -53,7 +53,7 @@ def make_call(
         struct_size=ctypes.sizeof(Call),
         type=ELEMENT_TYPES[kind].code,
         storage_format=storage_format.encode(),
-        scale=scale,
+        scale=float32_bits(scale),
         zero_point=zero_point,
         shape=extents,
         rank=len(shape),
@@ -290,7 +290,8 @@ def count_flips(
     Returns
     -------
     numpy.ndarray of int64, shape [samples]
-        Exact where p01 = p10; else candidates at the larger rate, an upper bound.
+        Exact where p01 = p10; else candidates at the larger rate, an upper bound (their draws are
+        others than those of that rate alone).
 
     Raises
     ------

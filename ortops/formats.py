@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import InputError
+
+_FLOAT32_INFINITY = 0x7F800000
 
 
 class ElementType(NamedTuple):
@@ -147,6 +150,32 @@ def check_storage_format(storage_format: str, kind: ElementType) -> WordFormat:
     return WORD_FORMATS[storage_format]
 
 
+def float32_bits(value: float) -> int:
+    """Round to the nearest float32, ties to even, whatever the thread's floating-point mode.
+
+    Parameters
+    ----------
+    value : float
+
+    Returns
+    -------
+    int
+        The bits of the float32.
+    """
+    bits = int.from_bytes(struct.pack("<d", value), "little")
+    sign, exponent, mantissa = bits >> 63 << 31, bits >> 52 & 0x7FF, bits & (1 << 52) - 1
+    if exponent == 0x7FF:
+        return sign | _FLOAT32_INFINITY | bool(mantissa) << 22
+    normal = exponent - 896  # the exponent of the float32, were it normal
+    dropped = 29 if normal > 0 else 30 - normal
+    mantissa |= (exponent > 0) << 52
+    kept, rest = mantissa >> dropped, mantissa & (1 << dropped) - 1
+    half = 1 << dropped - 1
+    kept += rest > half or (rest == half and kept & 1)
+    # The leading bit of what is kept, and a carry, add 1 to the exponent.
+    return sign | min(kept + (max(normal - 1, 0) << 23), _FLOAT32_INFINITY)
+
+
 def check_quantization(word: WordFormat, scale: Any, zero_point: Any) -> None:
     """Check the scale and the zero point of a float tensor's integer storage format.
 
@@ -165,9 +194,7 @@ def check_quantization(word: WordFormat, scale: Any, zero_point: Any) -> None:
     """
     if not isinstance(scale, (int, float, np.number)) or isinstance(scale, bool):
         raise InputError(f"scale: expected a number, got {scale!r}")
-    with np.errstate(over="ignore"):
-        rounded = np.float32(scale)
-    if not (np.isfinite(rounded) and rounded > 0):
+    if not 0 < float32_bits(scale) < _FLOAT32_INFINITY:
         raise InputError(
             f"scale: expected a finite number above 0 (in float32) for {word.name}, got {scale!r}"
         )

@@ -18,7 +18,7 @@ class Call(ctypes.Structure):
         ("struct_size", ctypes.c_uint32),
         ("type", ctypes.c_int32),
         ("storage_format", ctypes.c_char_p),
-        ("scale", ctypes.c_float),
+        ("scale", ctypes.c_uint32),  # a float's bits: ctypes rounds as the thread does
         ("zero_point", ctypes.c_int32),
         ("shape", ctypes.POINTER(ctypes.c_int64)),
         ("rank", ctypes.c_uint32),

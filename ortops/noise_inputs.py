@@ -149,8 +149,14 @@ def noise_of_site(
     if bit_mask is None:
         return p01, p10, ALL_BITS
     if np.ndim(bit_mask) == 1:
-        if site >= len(bit_mask):
-            raise InputError(f"site: {site} is out of range, bit_mask has {len(bit_mask)} elements")
+        rows = len(bit_mask)
+        if site >= rows:
+            raise InputError(f"site: {site} is out of range, bit_mask has {rows} elements")
+        if np.ndim(bit_error_rate) == 2 and len(bit_error_rate) != rows:
+            raise InputError(
+                f"bit_mask: expected {len(bit_error_rate)} elements, one a row of bit_error_rate, "
+                f"got {rows}"
+            )
         bit_mask = bit_mask[site]
     return p01, p10, mask_value(bit_mask, word_format, site)
 
@@ -192,10 +198,12 @@ def sample_index_array(sample_index: Any) -> npt.NDArray[np.int64]:
     Raises
     ------
     InputError
-        No integers, none at all, or more than one axis.
+        No integers, or more than one axis.
     """
     values = np.asarray(sample_index)
-    if values.ndim > 1 or values.size == 0 or not np.issubdtype(values.dtype, np.integer):
+    if values.shape == (0,):  # of a batch without samples
+        return np.zeros(0, np.int64)
+    if values.ndim > 1 or not np.issubdtype(values.dtype, np.integer):
         raise InputError(
             "sample index: expected one integer or a one-dimensional array of them, "
             f"got {values.dtype} of shape {list(values.shape)}"

@@ -255,6 +255,8 @@ def apply(
     elif rows_per_sample == 0:
         indices = np.zeros(1, dtype=np.int64)
     elif rows_per_sample == -1:
+        if not len(indices):
+            raise InputError("sample_index: expected one value, got none")
         indices = indices[:1]
     else:
         raise InputError(f"rows_per_sample: expected -1, 0 or more, got {rows_per_sample}")

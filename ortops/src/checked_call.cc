@@ -128,7 +128,8 @@ bool make_call(const noisystore_call& in, bool count_only, Call& call, Message& 
   call.sample_index = in.rows_per_sample == 0 ? &kSampleZero : in.sample_index;
   call.sample_index_is_list = false;
   if (in.rows_per_sample != 0) {
-    if (in.sample_index == nullptr || in.sample_index_count == 0) {
+    const bool none_needed = in.rows_per_sample > 0 && call.samples == 0;
+    if (!none_needed && (in.sample_index == nullptr || in.sample_index_count == 0)) {
       return message.set("sample_index: expected one value or one a sample, got none");
     }
     if (in.rows_per_sample > 0 && in.sample_index_count != 1) {

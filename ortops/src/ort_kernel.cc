@@ -136,7 +136,7 @@ OrtStatus* read_noise(const Kernel& kernel, const ort::KernelContext* context,
                        extent(rates));
   } else if (seed.rank != 1 || seed.shape[0] != 1) {
     good = problem.set("seed: expected shape [1]");
-  } else if (samples.rank != 1 || samples.shape[0] < 1) {
+  } else if (samples.rank != 1) {
     good = problem.set("sample_index: expected shape [1] or [samples]");
   }
   if (!good) return fail(kernel.api, kernel.node, problem.text);

@@ -122,6 +122,12 @@ void test_c_api() {
   refused(e.call, "sample_index: expected 1 value or 4");
   e.call.sample_index_count = 0;
   refused(e.call, "sample_index: expected");
+  e.shape[0] = 0;  // no samples need no indices
+  CHECK(noisystore_apply(&e.call, nullptr, nullptr, nullptr, 0) == 0, "a batch of no samples");
+  e.call.rows_per_sample = -1;
+  refused(e.call, "sample_index: expected");
+  e.call.rows_per_sample = 1;
+  e.shape[0] = 4;
   e.call.sample_index_count = 1;
   e.shape[1] = -1;
   refused(e.call, "is negative");

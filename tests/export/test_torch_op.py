@@ -51,6 +51,28 @@ def test_rows_per_sample_and_strided_input(same_bits):
     assert y.is_contiguous()
 
 
+def test_masks_may_be_unsigned(same_bits):
+    x = torch.randn(4, 50)
+    for mask in (2**64 - 1, 0x80000001):
+        rates, masks, seed, index = noise_tensors(1, 0.1, mask, 1)
+        unsigned = torch.from_numpy(np.array([mask], np.uint64))
+        assert same_bits(
+            store(x, rates, unsigned, seed, index, 0), store(x, rates, masks, seed, index, 0)
+        )
+
+
+def test_a_scale_where_small_numbers_are_flushed(same_bits):
+    x = torch.randn(4, 50)
+    noise = noise_tensors(1, 0.1)
+    expected = store(x, *noise, 0, "int8", 1e-40, 0, 1)
+    torch.set_flush_denormal(True)
+    try:
+        found = store(x, *noise, 0, "int8", 1e-40, 0, 1)
+    finally:
+        torch.set_flush_denormal(False)
+    assert same_bits(found, expected)
+
+
 def test_gradient_is_straight_through():
     x = torch.randn(4, 5, requires_grad=True)
     y = store(x, *noise_tensors(1, 0.2, None, 1, 0), 0)
@@ -76,6 +98,11 @@ def test_bad_input():
         store(x, rates[0], masks, seed, index, 0)
     with pytest.raises(InputError, match="format"):
         store(x, rates, masks, seed, index, 0, "float12")
+    for seeds in (seed.repeat(2), seed[:0], seed[0]):
+        with pytest.raises(InputError, match=r"seed of shape \[1\]"):
+            store(x, rates, masks, seeds, index, 0)
+    with pytest.raises(InputError, match=r"float64 .* got torch.float32"):
+        store(x, rates.float(), masks, seed, index, 0)
     with pytest.raises(InputError, match=r"\[0, 1\]"):
         noise_tensors(2, 1.5)
     with pytest.raises(InputError, match="seed"):

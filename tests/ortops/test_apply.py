@@ -182,7 +182,9 @@ GOOD = np.ones((4, 10), np.float32)
         ({"site": -1}, "site: expected an integer"),
         ({"site": 1 << 32}, "site: expected an integer"),
         ({"sample_index": [1, 2, 3]}, "sample_index: expected 1"),
-        ({"sample_index": []}, "sample index: expected"),
+        ({"sample_index": []}, "sample_index: expected one value"),
+        ({"sample_index": [], "rows_per_sample": -1}, "sample_index: expected one value"),
+        ({"bit_error_rate": np.zeros((2, 2)), "bit_mask": [1, 2, 3]}, "bit_mask: expected 2"),
         ({"sample_index": 0.5}, "sample index: expected"),
         ({"sample_index": [[1]]}, "sample index: expected"),
         ({"storage_format": "float12"}, "unknown format 'float12'"),
@@ -227,6 +229,12 @@ def test_oracle_and_library_agree_on_edges():
         assert implementation(scalar, 0.5).shape == ()
         with pytest.raises(InputError):
             implementation(np.empty((0, 5), np.float32), 0.5, sample_index=[1, 2])
+        # A batch of no samples has as many indices.
+        for none in ([], np.zeros(0, np.int64)):
+            assert implementation(np.empty((0, 5), np.float32), 0.5, sample_index=none).size == 0
+        for rows in (1, -1):
+            with pytest.raises(InputError, match="sample_index: expected"):
+                implementation(GOOD, 0.5, sample_index=[], rows_per_sample=rows)
 
 
 @pytest.mark.parametrize(

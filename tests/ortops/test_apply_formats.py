@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`apply` in every storage format against the oracle, bit for bit."""
 
+import ctypes
+import platform
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from patterns import FLOATS, FORMATS, INTEGERS, every_value, same
 
 from noisystore.ortops import InputError, apply, count_flips, reference
-from noisystore.ortops.formats import WORD_FORMATS
+from noisystore.ortops.formats import WORD_FORMATS, float32_bits
 
 QUANTIZED = {"scale": 0.37, "zero_point": 3}
 
@@ -182,3 +185,40 @@ def test_scale_and_zero_point_count_for_integers_only():
 def test_count_flips_of_a_format_of_another_width():
     with pytest.raises(InputError, match="16 bits a word, float16, bfloat16, got 'int8'"):
         count_flips((3,), 16, 0.1, storage_format="int8")
+
+
+def test_a_scale_is_rounded_to_the_nearest_float32():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 63, 20000, np.int64).view(np.float64)
+    near = rng.integers(0, 1 << 31, 20000, np.uint32).view(np.float32).astype(np.float64)
+    finite = near[np.isfinite(near)]
+    ties = finite + np.spacing(finite.astype(np.float32)).astype(np.float64) / 2
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, 2.0**-150, 2.0**-149, 1e39]
+    special += [3.4028235e38, 3.40282356779733e38, 3.4028235677973362e38]  # at the largest
+    special += [2.0**-126, np.nextafter(2.0**-126, 0)]  # the smallest that is normal
+    beside = (*np.nextafter(ties, 0), *np.nextafter(ties, 1e300))
+    for value in (*values, *near, *ties, *beside, *special):
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            expected = np.float32(value)
+        bits = float32_bits(float(value))
+        if np.isnan(expected):
+            assert np.isnan(np.uint32(bits).view(np.float32))
+        else:
+            assert bits == int(expected.view(np.uint32)), value
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs the rounding modes of x86-64")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])  # down, up, towards zero
+def test_a_scale_in_another_rounding_mode(mode):
+    x = np.random.default_rng(0).uniform(-30, 30, (3, 200)).astype(np.float32)
+    options = {"storage_format": "int8", "zero_point": 3}
+    scales = (0.1, 1 / 3, 0.07, 1e-40)
+    expected = [apply(x, 0.01, scale=scale, **options) for scale in scales]
+    math = ctypes.CDLL("libm.so.6")
+    for scale, values in zip(scales, expected, strict=True):
+        math.fesetround(mode)
+        try:
+            found = apply(x, 0.01, scale=scale, **options)
+        finally:
+            math.fesetround(0)
+        assert same(found, values)

@@ -219,6 +219,13 @@ def test_bad_noise_inputs(change, problem):
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize("indices", [0, 1])
+def test_a_batch_of_no_samples(indices):
+    made = session(graphs.model(ONE_STORE, defaults=False))
+    feed = {**noise(0.1), "noise.sample_index": np.zeros(indices, np.int64)}
+    assert made.run(None, {"x": np.ones((0, 100), np.float32), **feed})[0].shape == (0, 100)
+
+
 @pytest.mark.parametrize(
     ("attributes", "problem"),
     [
