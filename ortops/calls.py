@@ -42,7 +42,7 @@ def make_call(
     _check_integer("zero_point", zero_point, -(1 << 31), (1 << 31) - 1)
     for extent in shape:
         _check_integer("shape", extent, 0, (1 << 63) - 1)
-    if not isinstance(scale, (int, float, np.number)):
+    if not isinstance(scale, (int, float, np.integer, np.floating)):
         raise InputError(f"scale: expected a number, got {scale!r}")
     if not isinstance(storage_format, str) or "\0" in storage_format:
         raise InputError(f"storage_format: expected a format's name, got {storage_format!r}")

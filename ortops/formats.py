@@ -150,19 +150,27 @@ def check_storage_format(storage_format: str, kind: ElementType) -> WordFormat:
     return WORD_FORMATS[storage_format]
 
 
-def float32_bits(value: float) -> int:
+def float32_bits(value: Any) -> int:
     """Round to the nearest float32, ties to even, whatever the thread's floating-point mode.
 
     Parameters
     ----------
-    value : float
+    value : int or float
 
     Returns
     -------
     int
         The bits of the float32.
+
+    Raises
+    ------
+    InputError
+        An integer beyond all floats.
     """
-    bits = int.from_bytes(struct.pack("<d", value), "little")
+    try:
+        bits = int.from_bytes(struct.pack("<d", float(value)), "little")
+    except OverflowError:
+        raise InputError("scale: expected a number of float32, got a larger one") from None
     sign, exponent, mantissa = bits >> 63 << 31, bits >> 52 & 0x7FF, bits & (1 << 52) - 1
     if exponent == 0x7FF:
         return sign | _FLOAT32_INFINITY | bool(mantissa) << 22
@@ -192,7 +200,7 @@ def check_quantization(word: WordFormat, scale: Any, zero_point: Any) -> None:
     InputError
         A scale that is not finite and positive, or a zero point outside the format's range.
     """
-    if not isinstance(scale, (int, float, np.number)) or isinstance(scale, bool):
+    if not isinstance(scale, (int, float, np.integer, np.floating)) or isinstance(scale, bool):
         raise InputError(f"scale: expected a number, got {scale!r}")
     if not 0 < float32_bits(scale) < _FLOAT32_INFINITY:
         raise InputError(

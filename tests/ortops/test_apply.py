@@ -195,6 +195,8 @@ GOOD = np.ones((4, 10), np.float32)
         ({"rows_per_sample": 2**64 + 1}, "rows_per_sample: expected an integer"),
         ({"zero_point": 2**40}, "zero_point: expected an integer"),
         ({"scale": "1"}, "scale: expected a number"),
+        ({"scale": 10**400}, "scale: expected a number of float32"),
+        ({"scale": np.complex64(1j)}, "scale: expected a number"),
         ({"storage_format": None}, "storage_format: expected a format's name"),
         ({"storage_format": "native\0x"}, "storage_format: expected a format's name"),
         ({"x": GOOD.astype(np.complex64)}, "x: expected one of"),
