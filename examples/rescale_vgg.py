@@ -11,6 +11,7 @@ and a float of 2 or more has exponent bits 2, 3, ... that are 0, where a flip mu
 """
 
 import sys
+from pathlib import Path
 
 from safetensors.torch import save
 
@@ -33,4 +34,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: python rescale_vgg.py WEIGHTS FACTOR OUT.safetensors")
     weights, factor, out = sys.argv[1:]
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, save(rescale(read_state(weights), float(factor))))

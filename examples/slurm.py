@@ -6,7 +6,7 @@ scheduler runs here, on the node that submits; it and the workers show the certi
 docs/clusters.md makes, in a folder that all nodes see. Results are written here alone. The same
 command goes on where it stopped: after Ctrl-C, or when the jobs have reached their time limit.
 
-    pip install noisystore[cluster] dask-jobqueue
+    pip install '.[cluster]' dask-jobqueue
     python examples/slurm.py vgg-a.onnx --data cifar10:DIR --jobs 8 --cores 16 --memory 24GB \\
         --queue batch --walltime 01:00:00 --interface ib0 --tls tls -o vgg-a.sqlite
 """

@@ -224,8 +224,8 @@ def resolve_normalization(source: Source, given: Any) -> dict[str, list[float]] 
         text = {p.key: p.value for p in source.model.metadata_props}.get(NORMALIZATION_KEY)
         if not text:
             raise InputError(
-                f"{source.name}: it does not say how images are normalized: give normalization, "
-                "(mean, std) on x / 255, a number a channel, or none"
+                f"{source.name}: it does not say how images are normalized: give normalization "
+                "(--normalization), (mean, std) on x / 255, a number a channel, or none"
             )
         try:
             given = json.loads(text)

@@ -92,7 +92,7 @@ def export_onnx(
         As for `instrument`; "none" writes the plain model, for `quantize` and `annotate`.
     normalization : (mean, std), optional
         Of an image data set (on x/255, one value a channel), for the metadata; by default the
-        model's ``normalization``, if it has one.
+        model's ``normalization``, if it has one; "none": none.
     opset_version : int
         From 18 to 20; the file is marked with the lowest that its nodes need.
     verbose : bool
@@ -122,7 +122,8 @@ def export_onnx(
     if normalization is None:
         original = noisy.model if isinstance(noisy, Instrumented) else noisy
         normalization = getattr(original, "normalization", None)
-    norm = check_normalization(normalization)
+    named = not (isinstance(normalization, str) and normalization == "none")
+    norm = check_normalization(normalization) if named else None
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise InputError(f"{os.fspath(path)}: the folder {directory} does not exist; create it")

@@ -5,12 +5,24 @@ from __future__ import annotations
 
 import argparse
 
-from .common import bounded, check_written, positive, print_json, require
+from .common import (
+    add_normalization,
+    bounded,
+    check_written,
+    positive,
+    print_json,
+    progress,
+    require,
+)
 
 HELP = "export a PyTorch model to ONNX with noisy memory sites"
 DESCRIPTION = """\
 Export a model with a NoisyStore operator at every site. With all rates 0, the default, the file
-computes what the model computes; `noisystore sweep` sets the rates."""
+computes what the model computes; `noisystore sweep` sets the rates.
+
+FILE.py:function is a function of your own without arguments, in a Python file; it returns the
+torch.nn.Module, or (module, example arguments). Without the latter an image is [3, 32, 32], or as
+the module's attribute input_size says."""
 EXAMPLE = "noisystore export vgg-a --weights vgg-a.safetensors --sites weight,bias -o vgg-a.onnx"
 
 #: What `noisystore.export` imports.
@@ -58,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="of a vgg (default: 10) or torchvision network (default: its own)",
     )
+    add_normalization(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
 
 
@@ -79,7 +92,10 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         sites=args.sites,
         storage_format=args.storage_format,
+        normalization=args.normalization,
     )
+    if args.weights is None and ".py:" not in args.model:
+        progress("note: untrained: its weights are random; --weights FILE loads trained ones")
     if args.json:
         print_json(result.as_dict())
     elif not result.sites:

@@ -165,7 +165,7 @@ def check_paths(args: argparse.Namespace) -> tuple[Path, Path]:
     ------
     InputError
         The output cannot be written, one of the two is a file that is read (weights, images, a
-        network's), or there is nothing to resume.
+        network's), there is nothing to resume, or what an interrupted run kept would be lost.
     """
     output = Path(args.output)
     checkpoint = output.with_name(output.name + ".checkpoint")
@@ -173,6 +173,11 @@ def check_paths(args: argparse.Namespace) -> tuple[Path, Path]:
     check_written({"output": output, "checkpoint": checkpoint}, *read)
     if args.resume and not checkpoint.exists():
         raise InputError(f"--resume: there is no checkpoint {checkpoint}: leave --resume out")
+    if not args.resume and checkpoint.exists():
+        raise InputError(
+            f"{checkpoint}: an interrupted run is kept there: go on with it by --resume, or remove "
+            "it"
+        )
     return output, checkpoint
 
 

@@ -189,6 +189,26 @@ def test_export_with_bad_input(tmp_path, error, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_names_the_normalization_and_random_weights(tmp_path, capsys):
+    from noisystore.runtime import NoisySession
+
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10),"
+        " torch.nn.ReLU())\n"
+    )
+    mine, narrow = f"{tmp_path / 'mine.py'}:make", ["vgg-a", "--width", "0.0625"]
+    for words, option, expected, note in (
+        ([mine], "0.5/0.25", {"mean": [0.5], "std": [0.25]}, False),
+        (narrow, "none", None, True),
+    ):
+        path = tmp_path / "m.onnx"
+        assert main(["export", *words, "--normalization", option, "-o", str(path)]) == 0
+        assert ("note: untrained" in capsys.readouterr().err) is note
+        assert NoisySession(path).normalization == expected
+
+
 def test_export_weights_of_another_width(model, tmp_path, error):
     weights = model.parent / "w.safetensors"
     assert "width" in error("export", "vgg-a", "--weights", weights, "-o", tmp_path / "m.onnx")
