@@ -141,6 +141,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
     progress: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Training:
     """Train a classifier; the same seed and number of threads give the same weights on the CPU.
 
@@ -172,6 +173,8 @@ def train(
         Go on from the checkpoint, if it is of the same run.
     progress : callable, optional
         Called with each `Epoch`.
+    on_step : callable, optional
+        Called after each step with the numbers of those taken and of all.
 
     Returns
     -------
@@ -224,7 +227,7 @@ def train(
                 )
             for epoch in range(len(done), settings.epochs):
                 started = time.perf_counter()
-                steps = job.epoch(epoch)
+                steps = job.epoch(epoch, on_step)
                 record = Epoch(
                     epoch=epoch + 1,
                     epochs=settings.epochs,
@@ -297,7 +300,7 @@ class _Run:
             model.train()
             self.noisy = noise.wrap(model, scale(self.inputs[:2].to(self.device)))
 
-    def epoch(self, epoch: int) -> GuardedSteps:
+    def epoch(self, epoch: int, on_step: Callable[[int, int], None] | None = None) -> GuardedSteps:
         """Train one epoch; its random numbers depend on (seed, epoch) alone, as resuming needs."""
         limit = None if self.noise is None else self.noise.max_gradient_norm
         steps = GuardedSteps(self.model, self.optimizer, self.schedule, limit)
@@ -313,6 +316,8 @@ class _Run:
                 step = epoch * self.steps + number
                 x, target = self.scale(x.to(self.device)), self.targets[chosen].to(self.device)
                 steps.take(partial(self._loss, x, target, chosen, step), len(chosen))
+                if on_step is not None:
+                    on_step(step + 1, self.settings.epochs * self.steps)
             steps.check()
             if self.noise is not None:
                 batches = self.inputs[:STATISTICS_IMAGES].split(self.settings.batch)

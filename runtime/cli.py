@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_long(args: argparse.Namespace) -> int:
     """Run a command that may take hours: it has a log, and outlives its terminal."""
     options = {k: v for k, v in vars(args).items() if k not in ("command", "run", "long")}
-    log = os.path.abspath(args.log or os.devnull)
+    log = None if args.log is None else os.path.abspath(args.log)
     for name, value in options.items():
         if name != "log" and isinstance(value, str) and os.path.abspath(value) == log:
             raise InputError(f"log {value}: expected a file of its own, got that of --{name}")

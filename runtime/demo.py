@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +51,8 @@ Files in {folder}:
   midpoint.png    accuracy against bit error rate, with fit and midpoint (midpoint.svg: the same)
 
 Try next:
-  noisystore inspect {folder}/{model} --rate {try_rate:.1e}
-  noisystore sweep {folder}/{model} --data {data} --mask 0x007fffff -o {folder}/results.sqlite
+{activate}  noisystore inspect {folder}/{model} --rate {try_rate:.1e}
+  noisystore sweep {folder}/{model} --data {data} --mask mantissa -o {folder}/results.sqlite
   noisystore fit {folder}/results.sqlite --plot {folder}/masks.png
 The sweep makes only the 23 mantissa bits of a float32 noisy: see how much more it stands.
 """
@@ -190,7 +193,16 @@ def summary(group: Any, plan: Plan, sites: int, bits: int, model: Path) -> str:
         folder=model.parent,
         model=model.name,
         try_rate=fit.midpoint or fit.limit,
+        activate=_activation(),
     )
+
+
+def _activation() -> str:
+    """Return the line that puts this program's environment onto the path, if it is not there."""
+    script = Path(sys.executable).parent / "activate"
+    if shutil.which("noisystore") is not None or not script.is_file():
+        return ""
+    return f"  . {shlex.quote(os.path.relpath(script))}\n"
 
 
 def _make_model(model: Path, plan: Plan, say: Callable[[str], None]) -> None:

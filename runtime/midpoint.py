@@ -31,6 +31,9 @@ LEAST_RATE = 1e-100
 #: Distinct rates that a fit of two parameters needs at least.
 LEAST_RATES = 3
 
+#: A difference of more than so many of its standard errors is taken for real.
+SURE = 2.6
+
 
 @dataclass(frozen=True)
 class Points:
@@ -97,7 +100,8 @@ def fit_midpoint(
     ------
     InputError
         Too few rates, values that are no numbers or out of range, arrays of different lengths, a
-        clean accuracy that is not above chance, or results of several curves.
+        clean accuracy that is not clearly above chance (`check_clean`), or results of several
+        curves.
 
     Examples
     --------
@@ -114,13 +118,11 @@ def fit_midpoint(
         raise InputError("fit_midpoint: expected clean_accuracy and classes beside points")
     if classes < 2:
         raise InputError(f"classes: expected 2 or more, got {classes!r}")
+    if clean_accuracy > 1:
+        raise InputError(f"clean accuracy: expected at most 1, got {clean_accuracy:.4g}")
     chance = 1.0 / classes
-    if not chance < clean_accuracy <= 1:
-        raise InputError(
-            f"clean accuracy: expected more than chance ({chance:.4g} for {classes} classes) "
-            f"and at most 1, got {clean_accuracy:.4g}: there is no drop to fit; train first"
-        )
     cells = _cells(points)
+    check_clean(clean_accuracy, chance, int(cells.images.max()))
     common: dict[str, Any] = {
         "axis": axis,
         "clean_accuracy": float(clean_accuracy),
@@ -187,6 +189,28 @@ def check_options(axis: str, confidence: float) -> None:
         raise InputError(
             f"confidence: expected a number above 0 and at most {MOST_CONFIDENCE}, "
             f"got {confidence!r}"
+        )
+
+
+def check_clean(clean: float, chance: float, images: int) -> None:
+    """Check that a network does more than guess.
+
+    Parameters
+    ----------
+    clean, chance : float
+        Clean and chance accuracy.
+    images : int
+        Of which the clean accuracy is known.
+
+    Raises
+    ------
+    InputError
+        It is within `SURE` standard errors of guessing, so that there may be no drop at all.
+    """
+    if not clean - chance > SURE * math.sqrt(chance * (1 - chance) / images):
+        raise InputError(
+            f"clean accuracy: expected clearly more than chance ({chance:.4g}), got {clean:.4g} "
+            f"({images} images): there is no drop to find; train first, or take more images"
         )
 
 
@@ -283,11 +307,11 @@ def _pairs(matrix: Array) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def _fit_of_results(source: Any, axis: str, confidence: float) -> Fit:
-    from .midpoint_groups import fit_results
+    from .midpoint_groups import fit_results, labels_of
 
     groups = fit_results(getattr(source, "points", source), axis=axis, confidence=confidence)
     if len(groups) != 1:
-        labels = ", ".join(group.label for group in groups)
+        labels = "; ".join(labels_of(groups))
         raise InputError(
             f"fit_midpoint: expected one curve, got {len(groups)} ({labels}): use fit_results"
         )

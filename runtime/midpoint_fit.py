@@ -82,6 +82,23 @@ class Fit:
     )
     degrees: float | None = field(default=None, repr=False)
 
+    def __str__(self) -> str:
+        """Midpoint, accuracies and amounts in two lines."""
+        if self.midpoint is None or self.interval is None:
+            end = "highest" if self.bound == "above" else "lowest"
+            found = f"midpoint {self.bound} {self.limit:.3g}, the {end} rate"
+        else:
+            low, high = self.interval
+            found = (
+                f"midpoint {self.midpoint:.3g}, {100 * self.confidence:g}% interval "
+                f"[{low:.3g}, {high:.3g}] (covers {self.covers})"
+            )
+        return (
+            f"{found}\nclean accuracy {self.clean_accuracy:.4f}, chance "
+            f"{self.chance_accuracy:.4f}; {self.points:,} points at {self.rates:,} rates, "
+            f"{self.images:,} images"
+        )
+
     def accuracy(self, rate: npt.ArrayLike) -> Array:
         """Fitted accuracy at `rate` (paper eq. 2).
 

@@ -7,7 +7,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,25 @@ _READ = (
     *(*CURVE, "seed", "clean_accuracy", "p01", "p10", "trial", "correct", "agreement"),
     *("correct_bits", "agree_bits", "clean_bits"),
 )
+#: What tells curves of one label apart, and its words. Of these, all that differ are named;
+_APART = {
+    "model_sha256": "model SHA-256 {:.8}",
+    "data": "{}",
+    "images": "{} images",
+    "provider": "{}",
+    "machine": "{}",
+}
+#: of these, no more than it takes.
+_APART_AT_NEED = {
+    "data_sha256": "data SHA-256 {:.8}",
+    "batch_size": "batch size {}",
+    "metric_name": "metric {}",
+    "bit_mask": "bits {}",
+    "noise_model": "noise model {}",
+    "classes": "{} classes",
+    "name": "{}",
+    "file": "{}",
+}
 
 
 @dataclass(frozen=True)
@@ -56,15 +76,18 @@ class Group:
         has no labels), directions ("1:1" where p01 = p10) and the rest of their identity.
     points : Points
     fit : Fit
+    file : str
+        The results file, where there are several.
     """
 
     keys: dict[str, Any]
     points: Points
     fit: Fit
+    file: str = ""
 
     @property
     def label(self) -> str:
-        """Name of the curve in a figure or a table."""
+        """Name of the curve in a figure or a table (beside others: `labels_of`)."""
         mask = self.keys["mask"]
         parts = [
             self.keys["model"],
@@ -106,24 +129,100 @@ def fit_results(
     ------
     InputError
         A bad option, the file cannot be read or is empty, or no curve can be fitted (see
-        `fit_midpoint`).
+        `fit_midpoint`): all are named.
     """
     check_options(axis, confidence)
-    groups, errors = [], []
+    return _told(*_fit_all(source, axis, confidence), warn)
+
+
+def fit_files(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    axis: str = "log10",
+    confidence: float = 0.95,
+    warn: Callable[[str], Any] = warnings.warn,
+) -> list[Group]:
+    """Fit the midpoint of every curve in results files that can be fitted.
+
+    Parameters
+    ----------
+    paths : sequence of path
+    axis, confidence, warn
+        As `fit_results` takes them; an empty file counts as a curve that cannot be fitted.
+
+    Returns
+    -------
+    list of Group
+        File by file.
+
+    Raises
+    ------
+    InputError
+        A bad option, a file cannot be read, or no curve of any file can be fitted: all are named.
+    """
+    check_options(axis, confidence)
+    if len(paths) == 1:
+        return fit_results(paths[0], axis=axis, confidence=confidence, warn=warn)
+    groups, failed = [], []
+    for path in paths:
+        file = os.fspath(path)
+        found, errors = _fit_all(file, axis, confidence)
+        groups += [replace(group, file=file) for group in found]
+        failed += [f"{file}: {error}" for error in errors]
+    return _told(groups, failed, warn)
+
+
+def labels_of(groups: Sequence[Group]) -> list[str]:
+    """Return the labels of curves; those of one label also name in what they differ."""
+    labels = [group.label for group in groups]
+    for label in {label for label in labels if labels.count(label) > 1}:
+        places = [i for i, other in enumerate(labels) if other == label]
+        keys = [_apart_keys(groups[i]) for i in places]
+        named = [label] * len(places)
+        for name, words in (_APART | _APART_AT_NEED).items():
+            differ = len({key[name] for key in keys}) > 1
+            if differ and (name in _APART or len(set(named)) < len(named)):
+                named = [
+                    f"{said}, {words.format(key[name])}" if key[name] else said
+                    for said, key in zip(named, keys, strict=True)
+                ]
+        for i, said in zip(places, named, strict=True):
+            labels[i] = said
+    return labels
+
+
+def _apart_keys(group: Group) -> dict[str, str]:
+    keys = {**group.keys, "images": group.fit.images}
+    keys["provider"] = keys["provider"].removesuffix("ExecutionProvider")
+    keys["name"], keys["file"] = PurePath(group.file).name, group.file
+    return {name: str(keys[name]) for name in _APART | _APART_AT_NEED}
+
+
+def _told(groups: list[Group], failed: Sequence[str], warn: Callable[[str], Any]) -> list[Group]:
+    """Return the curves that were fitted, and name those that were not."""
+    if not groups:
+        raise InputError("; ".join(failed))
+    for error in failed:
+        warn(f"not fitted: {error}")
+    return groups
+
+
+def _fit_all(
+    source: Results | str | os.PathLike[str] | Iterable[dict[str, Any]],
+    axis: str,
+    confidence: float,
+) -> tuple[list[Group], list[str]]:
+    groups, failed = [], []
     for rows in _curves(source):
         try:
             groups.append(_fit_group(rows, axis, confidence))
         except InputError as error:
-            errors.append(error)
-    if not groups and not errors:
-        raise InputError(
+            failed.append(str(error))
+    if not groups and not failed:
+        failed = [
             "results: expected measured points, got none at a rate above 0: run a sweep first"
-        )
-    if not groups:
-        raise errors[0]
-    for failed in errors:
-        warn(f"not fitted: {failed}")
-    return groups
+        ]
+    return groups, failed
 
 
 def directions_of(p01: float, p10: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..ortops.errors import InputError
+from .midpoint import SURE, check_clean
 from .midpoint_curve import Array, crossing, decreasing, even_weights, solve
 from .midpoint_grid import RateGrid
 from .midpoint_interval import Cells, standard_errors
@@ -20,9 +20,9 @@ SEARCH_VERSION = 1
 
 #: Images at each rate of the grid at least, of a probe, and without noise at first.
 _LEAST, _PROBE, _CLEAN = 25, 50, 200
-#: A probe at the highest rate goes on up to so many images, or until it is this many errors away
-#: from half way; images that share their flips tell little before so many trials.
-_MOST_PROBE, _SURE, _TRIALS = 400, 2.6, 8
+#: A probe at the highest rate goes on up to so many images, or until it is `SURE` errors away from
+#: half way; images that share their flips tell little before so many trials.
+_MOST_PROBE, _TRIALS = 400, 8
 #: The drop goes on where its ends are further from clean and from chance than this share of it;
 #: decades to go on there, at a time and at most (with noise at other sites the accuracy never gets
 #: back to clean).
@@ -102,7 +102,7 @@ class MidpointSearch:
         Raises
         ------
         InputError
-            The clean accuracy is not above chance.
+            The clean accuracy is not clearly above chance.
         """
         self._measure_clean()
         if (nothing := self._no_drop()) is not None:
@@ -155,15 +155,7 @@ class MidpointSearch:
             if self._clean[1] < images:
                 break
             images *= 4
-        chance = self._experiment.chance  # known after the first run
-        error = math.sqrt(chance * (1 - chance) / self._clean[1])
-        if self._clean_accuracy() - chance > _SURE * error:
-            return
-        raise InputError(
-            f"clean accuracy: expected clearly more than chance ({chance:.4g}), got "
-            f"{self._clean_accuracy():.4g} ({self._clean[1]} images): there is no drop to find; "
-            "train first, or take more images"
-        )
+        check_clean(self._clean_accuracy(), self._experiment.chance, self._clean[1])
 
     def _probe(self, rate: float) -> float:
         """Return the accuracy at a rate, of so many images that these tell it from half way."""
@@ -173,7 +165,7 @@ class MidpointSearch:
             half = self._half()
             error = math.sqrt(max(half * (1 - half), 0.01) / images)
             enough = self._experiment.independent or len(self._counts[rate]) >= _TRIALS
-            if enough and abs(accuracy - half) > _SURE * error:
+            if enough and abs(accuracy - half) > SURE * error:
                 return accuracy
             if images >= self._most_probe() or self._left < _PROBE:
                 return accuracy
@@ -201,7 +193,7 @@ class MidpointSearch:
         """Images with noise of their own that tell a steep drop from noise, at each rate."""
         half = self._half()
         height = max(self._clean_accuracy() - self._experiment.chance, 1e-9)
-        return math.ceil(max(half * (1 - half), 0.01) * (2 * _SURE / height) ** 2)
+        return math.ceil(max(half * (1 - half), 0.01) * (2 * SURE / height) ** 2)
 
     def _telling(self) -> int:
         """Images at each rate that do so, were all images of a trial right or wrong together."""
@@ -278,7 +270,7 @@ class MidpointSearch:
         )
         for i, rate in enumerate((span[0], span[-1])):
             error = 0.5 / math.sqrt(self._images(rate))
-            if room[i] and away[i] > max(_AT_END * (clean - chance), _SURE * error):
+            if room[i] and away[i] > max(_AT_END * (clean - chance), SURE * error):
                 further[i] += _FURTHER
         self._further = further[0], further[1]
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import io
-import math
 import os
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ FORMATS = (".png", ".svg")
 # Okabe and Ito's palette: told apart with any colour vision, and in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
+# Of titles and labels: characters of a line, lines, characters that leave room for a midpoint.
+_LINE, _LINES, _SHORT = 60, 3, 45
 STYLE = {
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -147,6 +149,12 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def _lines(text: str) -> str:
+    """Return text in lines that fit into a figure; what is cut off is marked."""
+    lines = textwrap.wrap(text, _LINE, max_lines=_LINES, placeholder=" …", break_on_hyphens=False)
+    return plain_text("\n".join(lines))
+
+
 def _draw(
     curves: Sequence[Curve], title: str, ylabel: str, marks: Sequence[Mark], marks_label: str
 ) -> Any:
@@ -169,6 +177,7 @@ def _draw(
             high,
             alone=len(curves) == 1,
         )
+    _draw_clean(axes, curves, high)
     for chance in sorted({curve.fit.chance_accuracy for curve in curves}):
         axes.axhline(chance, color="0.45", lw=0.9, ls=(0, (1, 1.5)), zorder=1)
         axes.annotate(
@@ -193,7 +202,7 @@ def _draw(
     axes.set_xlabel("bit error rate")
     axes.set_ylabel(ylabel)
     if title:
-        axes.set_title(title, fontsize=10.5, loc="left")
+        axes.set_title(_lines(title), fontsize=10.5, loc="left")
     handles, labels = axes.get_legend_handles_labels()
     # Below the axes, where it covers no point; the measured points first.
     order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("measured"))
@@ -213,8 +222,29 @@ def _draw(
         legend.remove()
         columns -= 1
     # A long legend makes the figure higher, not the axes lower.
-    figure.set_figheight(4.0 + 0.18 * max(len(labels) / columns - 4, 0))
+    lines = sum(1 + label.count("\n") for label in labels) / columns
+    figure.set_figheight(4.0 + 0.18 * max(lines - 4, 0))
     return figure
+
+
+def _draw_clean(axes: Any, curves: Sequence[Curve], high: float) -> None:
+    """Draw each clean accuracy once: in its curve's colour, or grey where curves share it."""
+    colors: dict[float, list[str]] = {}
+    for i, curve in enumerate(curves):
+        colors.setdefault(curve.fit.clean_accuracy, []).append(COLORS[i % len(COLORS)])
+    for clean, own in colors.items():
+        color = own[0] if len(own) == 1 else "0.45"
+        axes.axhline(clean, color=color, lw=0.9, ls=(0, (5, 3)), alpha=0.7, zorder=1)
+    top = max(colors)
+    axes.annotate(
+        f"clean {100 * top:.4g}%" if len(colors) == 1 else "clean",
+        (high, top),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        color="0.35",
+        fontsize=8,
+    )
 
 
 def _draw_curve(
@@ -222,7 +252,8 @@ def _draw_curve(
 ) -> None:
     fit = curve.fit
     rate, accuracy, error = mean_and_error(curve.points)
-    label = "measured ± 1 s.e." if alone else f"{curve.label}: {describe(fit)}"
+    gap = " " if len(curve.label) <= _SHORT else "\n"
+    label = "measured ± 1 s.e." if alone else f"{_lines(curve.label)}:{gap}{describe(fit)}"
     axes.errorbar(
         rate,
         accuracy,
@@ -238,17 +269,6 @@ def _draw_curve(
         zorder=4,
         label=label,
     )
-    axes.axhline(fit.clean_accuracy, color=color, lw=0.9, ls=(0, (5, 3)), alpha=0.7, zorder=1)
-    if alone:
-        axes.annotate(
-            f"clean {100 * fit.clean_accuracy:.4g}%",
-            (high, fit.clean_accuracy),
-            xytext=(-4, 3),
-            textcoords="offset points",
-            ha="right",
-            color="0.35",
-            fontsize=8,
-        )
     if fit.midpoint is None or fit.interval is None:
         return
     grid = np.geomspace(low, high, 400)
@@ -325,7 +345,7 @@ def describe(fit: Fit) -> str:
     """Midpoint and interval in a few words, or where it lies instead."""
     if fit.midpoint is None or fit.interval is None:
         return f"midpoint {fit.bound} {fit.limit:.3g}"
-    exponent = math.floor(math.log10(fit.midpoint))
+    exponent = int(f"{fit.midpoint:.2e}".partition("e")[2])  # of the rounded: never 10.00
     middle, low, high = (value / 10.0**exponent for value in (fit.midpoint, *fit.interval))
     digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"midpoint {middle:.2f} [{low:.2f}, {high:.2f}] × 10{digits}"

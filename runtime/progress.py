@@ -22,32 +22,43 @@ class Progress:
     work : float
         All the work, in samples that are expected to be run.
     points : int
-        Number of points to measure.
+        Number of points, those measured earlier included.
     show : bool, optional
         True: always, False: never; None: where the stream is a terminal. On another stream
         than a terminal a line is written every 30 seconds.
     stream : text stream, optional
         None: standard error.
+    stored : int
+        Number of points that were measured earlier; none of the work is theirs.
     """
 
     def __init__(
-        self, work: float, points: int, show: bool | None = None, stream: TextIO | None = None
+        self,
+        work: float,
+        points: int,
+        show: bool | None = None,
+        stream: TextIO | None = None,
+        stored: int = 0,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._show = self._terminal if show is None else show
-        self._work, self._points = max(work, 1.0), points
-        self._done, self._point, self._inside = 0.0, 0, 0.0
+        self._work, self._points, self._stored = max(work, 1.0), points, stored
+        self._done, self._point, self._inside = 0.0, stored, 0.0
         self._text = ""
         self._start = self._drawn = time.monotonic()
         if not self._terminal:
             self._drawn -= _LINE_SECONDS
 
     def say(self, text: str) -> None:
-        """Write a line of its own."""
+        """Write a line of its own; empty: nothing."""
+        if not text:
+            return
         LOGGER.info("%s", text)
         if self._show:
-            self._stream.write(f"\r{text}\n" if self._terminal else f"{text}\n")
+            if self._terminal:
+                text = "\r" + text.ljust(_width())
+            self._stream.write(f"{text}\n")
 
     def start(self, text: str) -> None:
         """Name what is measured now."""
@@ -93,13 +104,12 @@ class Progress:
             else ""
         )
         line = "  ".join(
-            part for part in (f"{self._point}/{self._points} points", self._text, left) if part
+            part for part in (f"{self._point}/{self._points} points", left, self._text) if part
         )
         if self._terminal:
-            import shutil
-
-            width = shutil.get_terminal_size().columns - 1
-            full = int(share * 20)
+            width = _width()
+            old = self._stored / max(self._points, 1)
+            full = int((old + share * (1 - old)) * 20)
             line = f"[{'#' * full}{'.' * (20 - full)}] {line}"[:width]
             self._stream.write("\r" + line.ljust(width))
         else:
@@ -142,9 +152,7 @@ class StatusLine:
         self._said, self._unsaid = elapsed, False
         line = f"{text}  {clock(elapsed)}"
         if self._terminal:
-            import shutil
-
-            line = line[: shutil.get_terminal_size().columns - 1]
+            line = line[: _width()]
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
@@ -159,6 +167,13 @@ class StatusLine:
         if self._show and self._terminal and self._width:
             self._stream.write("\n")
             self._stream.flush()
+
+
+def _width() -> int:
+    """Return how many columns of the terminal a line may fill."""
+    import shutil
+
+    return shutil.get_terminal_size().columns - 1
 
 
 def clock(seconds: float) -> str:

@@ -49,6 +49,7 @@ def plot_protection(found: Protection, path: str | os.PathLike[str]) -> Path:
 
 def _draw(found: Protection) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -86,7 +87,8 @@ def _draw(found: Protection) -> Any:
     axes.axhline(first.target, color="0.4", lw=0.9, ls=":", label=f"target {found.target}")
     axes.set_xlabel("protected bits (% of the noisy bits)")
     axes.set_ylabel("accuracy")
-    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(y=0.1)
     axes.set_xlim(left=-0.02 * max(axes.get_xlim()[1], 1e-9))
     p01, p10 = found.rate
     rate = f"{p01:g}" if p01 == p10 else f"{p01:g}/{p10:g}"

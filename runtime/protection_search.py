@@ -73,12 +73,20 @@ def search(
     sites = len(runs.bits)
     nothing = np.zeros(sites, dtype=np.uint64)
     samples, fresh = runs.choosing(images // 2), runs.verifying(images)
+    known: dict[tuple[str, bytes], Run] = {}
+
+    def measured(protected: Bits, purpose: str) -> Run:
+        key = purpose, protected.tobytes()
+        if key not in known:
+            known[key] = runs.run(protected, samples if purpose == "search" else fresh, purpose)
+        return known[key]
+
     show("nothing protected")
-    run = runs.run(nothing, samples, "search")
+    run = measured(nothing, "search")
     # What may do is verified: of more images, one look at them.
     if run.loss_interval()[0] <= allowed(run):
         show("verifying: nothing protected")
-        run = runs.run(nothing, fresh, "verify")
+        run = measured(nothing, "verify")
         if run.loss <= allowed(run):
             return Choice(nothing, 0, run, None)
     screened = screen(runs, show=lambda text: show(f"alone: {text}"))
@@ -88,7 +96,7 @@ def search(
 
     def tried(harm: float) -> Run:
         protected = design(harm)
-        run = runs.run(protected, samples, "search")
+        run = measured(protected, "search")
         show(f"{screened.bits(protected):,} bits protected: accuracy {run.accuracy:.4f}")
         return run
 
@@ -96,7 +104,7 @@ def search(
     positions = [bits_at(runs, place) for place in ranked]
     for protected in _stricter(design, _boundary(tried, allowed, run), positions):
         show(f"verifying {screened.bits(protected):,} protected bits")
-        run = runs.run(protected, fresh, "verify")
+        run = measured(protected, "verify")
         if run.loss <= allowed(run):
             break
     return Choice(protected, screened.bits(protected), run, screened)

@@ -25,7 +25,6 @@ from .sites import printable
 
 #: Curves and rates of a curve in one page; it says what is left out.
 MOST_CURVES, MOST_RATES = 400, 250
-_LONGEST = 60
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -224,7 +223,7 @@ def write_figures(curves: Sequence[Curve], folder: Path) -> list[str]:
 
 def _png_writer(curves: Sequence[Curve]) -> Callable[[Panel, Path], bool]:
     from .plot import Curve as PlotCurve
-    from .plot import check_matplotlib, plain_text, plot_accuracy
+    from .plot import check_matplotlib, plot_accuracy
 
     try:
         check_matplotlib()
@@ -236,11 +235,10 @@ def _png_writer(curves: Sequence[Curve]) -> Callable[[Panel, Path], bool]:
         for number, label in zip(panel.curves, panel.labels, strict=True):
             curve = curves[number]
             if curve.fit is not None:
-                short = plain_text(label[:_LONGEST])
-                drawn.append(PlotCurve(short, points_of(curve), curve.fit))
+                drawn.append(PlotCurve(label, points_of(curve), curve.fit))
         if drawn:
             measure = curves[panel.curves[0]].measure
-            plot_accuracy(drawn, path, title=plain_text(panel.title[:_LONGEST]), ylabel=measure)
+            plot_accuracy(drawn, path, title=panel.title, ylabel=measure)
         return bool(drawn)
 
     return write

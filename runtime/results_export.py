@@ -53,7 +53,8 @@ def export_points(
     Raises
     ------
     InputError
-        Another ending, no pyarrow, no such column, or a file cannot be read or written.
+        Another ending, no pyarrow, no such column, no point with the wanted values, or a file
+        cannot be read or written.
 
     Notes
     -----
@@ -65,7 +66,11 @@ def export_points(
     names = chosen(columns, bits)
     write = {".csv": _write_csv, ".parquet": _write_parquet}[check_export(path)]
     with _whole_file(path) as file:
-        return write(file, names, results.blocks(names, **equal))
+        count = write(file, names, results.blocks(names, **equal))
+        if equal and not count:
+            wanted = ", ".join(f"{name}={value}" for name, value in equal.items())
+            raise InputError(f"export {path}: expected points with {wanted}, got none: not written")
+    return count
 
 
 def check_export(path: str | os.PathLike[str]) -> str:

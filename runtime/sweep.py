@@ -25,7 +25,7 @@ from .point_task import Executor, Kind, SweepNoise
 from .rates import noise_seed, parse_rates
 from .results import Results, rates_key
 from .session import NoisySession
-from .sweep_masks import swept_masks
+from .sweep_masks import swept_masks, too_wide
 from .sweep_points import SweepPoints
 from .sweep_record import SweepLabels, point_key
 
@@ -87,6 +87,15 @@ class SweepSummary:
     sweep: str
     noisy: str
     path: Path | None
+
+    def __str__(self) -> str:
+        """File, points, clean accuracy and inferences in two lines."""
+        where = "" if self.path is None else f" in {self.path}"
+        clean = "" if self.clean_accuracy is None else f"clean accuracy {self.clean_accuracy:.4f}, "
+        return (
+            f"{self.rows:,} points of {self.images:,} images{where} ({self.measured:,} measured "
+            f"now)\n{clean}{self.inferences:,} inferences, {self.seconds:.1f} s"
+        )
 
     @property
     def rows(self) -> int:
@@ -242,7 +251,9 @@ def sweep(
             elsewhere = [(row["machine"], row["provider"]) for row in store.sweeps()]
         work = SweepPoints(evaluator, store, noise, labels, elsewhere)
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
-        work.measure(wanted, executor, progress, _UNSIZED if skip_clean and not skips else "")
+        notes = [too_wide(label, masks, session.sites, chosen), _scaling(evaluator)]
+        notes.append(_UNSIZED if skip_clean and not skips else "")
+        work.measure(wanted, executor, progress, notes)
         keys = {point_key(point) for point in wanted}
         points = [
             row
@@ -265,6 +276,14 @@ def sweep(
         noisy=chosen.label,
         path=store.path,
     )
+
+
+def _scaling(evaluator: Evaluator) -> str:
+    """Return a note where 8-bit images are scaled without a word about it in the model."""
+    session, images = evaluator.session, evaluator.data.images
+    if images.dtype != np.uint8 or session.input_dtype == np.uint8 or session.normalization:
+        return ""
+    return "note: images as x / 255: the model names no normalization"
 
 
 def _metric_label(metric: Metric | None, name: str | None, kept: bool) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 from ..ortops.errors import InputError
 from .evaluate import COUNTED_FLIPS, Evaluator, expected_flips
 from .interrupt import Interrupted, terminable
+from .metrics import Scores
+from .midpoint import check_clean
 from .point_task import Executor, Kind, Outcome, SweepNoise, Task
 from .progress import Progress
 from .results import Point, Results
@@ -70,7 +72,7 @@ class SweepPoints:
         wanted: list[tuple[float, float, int]],
         executor: Executor,
         show: bool | None,
-        say: str = "",
+        say: Sequence[str] = (),
     ) -> None:
         """Measure and store the wanted points (p01, p10, trial) that are not stored yet.
 
@@ -80,8 +82,8 @@ class SweepPoints:
         executor : Executor
         show : bool, optional
             See `Progress`.
-        say : str
-            To be said first, if anything is measured.
+        say : sequence of str
+            Lines to be said first, if anything is measured.
 
         Raises
         ------
@@ -92,8 +94,12 @@ class SweepPoints:
         """
         tasks = self._missing(wanted, executor)
         costs = {task.point: self._cost(task) for task in tasks}
-        todo = sum(task.point is not None for task in tasks)
-        bar = Progress(sum(costs[t.point] for t in tasks), todo, show if tasks else False)
+        stored, everything = self._progress(wanted, tasks, executor)
+        work = sum(costs[task.point] for task in tasks)
+        bar = Progress(work, everything, show if tasks else False, stored=stored)
+        classes = self._evaluator.session.classes
+        earlier = [r.clean for r in self._records.values() if r.clean is not None]
+        notes = [*say, *(_doubt(clean, classes) for clean in earlier)]
 
         def begin(task: Task) -> bool:
             bar.start(_label(task))
@@ -105,8 +111,8 @@ class SweepPoints:
         queue = _Queue(tasks, begin)
         try:
             with terminable(), closing(executor.run(queue, bar.tick)) as outcomes:
-                if tasks and say:
-                    bar.say(say)
+                for note in dict.fromkeys(notes if tasks else ()):
+                    bar.say(note)
                 for outcome in outcomes:
                     record = self._record(outcome.kind)
                     if outcome.task.point is not None and record.clean is None:
@@ -117,6 +123,8 @@ class SweepPoints:
                     label = _label(outcome.task)
                     if points:
                         label += f"  {_result(points[-1])}"
+                    if outcome.task.point is None:
+                        bar.say(_doubt(outcome.scores, outcome.classes))
                     cost = costs.get(outcome.task.point, 0.0)
                     bar.finish(cost, label, points=int(outcome.task.point is not None))
         except KeyboardInterrupt as error:
@@ -170,14 +178,20 @@ class SweepPoints:
         self.prepare_seconds += outcome.prepare_seconds
 
     def _stopped(self, wanted: list[tuple[float, float, int]], executor: Executor) -> str:
-        everything = len(wanted) * (len(executor.kinds) if executor.each else 1)
-        left = sum(task.point is not None for task in self._missing(wanted, executor))
-        stored = f"{everything - left} of {everything} points"
+        number, everything = self._progress(wanted, self._missing(wanted, executor), executor)
+        stored = f"{number} of {everything} points"
         if self._store.path is None:
             return f"interrupted after {stored}, which were in memory only"
         return (
             f"interrupted: {stored} are in {self._store.path}; the same command goes on from there"
         )
+
+    def _progress(
+        self, wanted: list[tuple[float, float, int]], missing: list[Task], executor: Executor
+    ) -> tuple[int, int]:
+        """Return how many points are stored, and how many are wanted."""
+        everything = len(wanted) * (len(executor.kinds) if executor.each else 1)
+        return everything - sum(task.point is not None for task in missing), everything
 
     def _cost(self, task: Task) -> float:
         """Return the number of samples that a task is expected to run."""
@@ -228,3 +242,18 @@ def _result(point: Point) -> str:
     name = "agreement" if point.correct is None else "accuracy"
     text = f"metric {point.metric:.4g}" if value is None else f"{name} {value / point.images:.4f}"
     return f"{text}  {1 - point.n_run / point.images:.0%} of samples skipped"
+
+
+def _doubt(clean: Scores, classes: int | None) -> str:
+    """Return what is to be said where a network hardly does more than guess; empty: nothing."""
+    if clean.correct is None or classes is None:
+        return ""
+    accuracy, images, chance = float(clean.correct.mean()), len(clean.correct), 1 / classes
+    try:
+        check_clean(accuracy, chance, images)
+    except InputError:
+        return (
+            f"warning: clean accuracy {accuracy:.4f} is not clearly above chance ({chance:.4g}), "
+            f"of {images:,} images: is the model trained, and are images normalized as in training?"
+        )
+    return ""

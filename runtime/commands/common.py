@@ -303,6 +303,11 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 point, 2,000 points."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out text in columns; columns of numbers are set to the right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]

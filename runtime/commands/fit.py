@@ -16,7 +16,8 @@ DESCRIPTION = """\
 Fit accuracy against bit error rate with the paper's logistic curve (eq. 2), one fit for each
 model, mask, data set and provider in the files. The midpoint is the rate at which the accuracy
 is half way between clean and chance. Where the rates swept do not hold it, the result says so;
-a curve that cannot be fitted is named on standard error."""
+a curve that cannot be fitted is named on standard error, and the others go on. Curves that would
+read the same also say in what they differ."""
 EXAMPLE = "noisystore fit results.sqlite --plot midpoint.png"
 
 
@@ -35,20 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, print, and draw."""
-    from ..midpoint_groups import fit_results
+    from ..midpoint_groups import fit_files
 
     check_written({"plot": args.plot}, *args.results)
     check_plot(args.plot)
-    groups = [
-        group
-        for path in args.results
-        for group in fit_results(
-            path,
-            axis=args.axis,
-            confidence=args.confidence,
-            warn=lambda text: progress(f"noisystore: warning: {text}"),
-        )
-    ]
+    groups = fit_files(
+        args.results,
+        axis=args.axis,
+        confidence=args.confidence,
+        warn=lambda text: progress(f"noisystore: warning: {text}"),
+    )
     if args.plot is not None:
         draw(groups, args.plot)
         progress(f"wrote {args.plot}")
@@ -61,22 +58,26 @@ def run(args: argparse.Namespace) -> int:
 
 def draw(groups: list[Group], path: str) -> None:
     """Draw all groups into one figure."""
+    from ..midpoint_groups import labels_of
     from ..plot import Curve, plot_accuracy
 
-    curves = [Curve(group.label, group.points, group.fit) for group in groups]
-    title = groups[0].label if len(groups) == 1 else ""
+    labels = labels_of(groups)
+    curves = [Curve(said, g.points, g.fit) for said, g in zip(labels, groups, strict=True)]
+    title = labels[0] if len(groups) == 1 else ""
     plot_accuracy(curves, path, title=title, ylabel=groups[0].keys["metric"])
 
 
 def report(groups: list[Group]) -> str:
     """Table of the fits, for people."""
+    from ..midpoint_groups import labels_of
+
     rows = []
-    for group in groups:
+    for label, group in zip(labels_of(groups), groups, strict=True):
         fit = group.fit
         interval = "" if fit.interval is None else f"[{fit.interval[0]:.3g}, {fit.interval[1]:.3g}]"
         rows.append(
             [
-                group.label,
+                label,
                 f"{fit.bound} {fit.limit:.3g}" if fit.midpoint is None else f"{fit.midpoint:.3g}",
                 interval or "-",
                 _number(fit.half_level),

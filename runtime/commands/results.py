@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
 from ..sites import printable
-from .common import check_apart, check_output, print_json, table
+from .common import check_apart, check_output, counted, print_json, table
 
 if TYPE_CHECKING:
     from ..results_summary import Summary
@@ -90,7 +90,7 @@ def _export(args: argparse.Namespace, results: Any) -> int:
     if args.json:
         print_json({"path": args.export, "points": count})
     else:
-        print(f"{count:,} points in {args.export}")
+        print(f"{counted(count, 'point')} in {args.export}")
     return 0
 
 

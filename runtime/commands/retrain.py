@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import bounded, positive, print_json, progress, require
+from .training_line import TrainingLine
 from .training_options import (
     GUARDS,
     add_noise_arguments,
@@ -181,7 +182,10 @@ def retrain_network(
     assert train_set.labels is not None
     assert test_set.labels is not None
     kind = data.partition(":")[0]
-    with removed_at_the_end(checkpoint, resume):
+    with removed_at_the_end(checkpoint, resume), TrainingLine(say or progress) as line:
+        shown = {} if say else {"on_step": line.step}
+        if shown:
+            line.show(f"testing the given weights on {len(test_set.labels):,} images ...")
         done = retrain(
             model,
             train_set.images,
@@ -195,7 +199,8 @@ def retrain_network(
             device=device,
             checkpoint=checkpoint,
             resume=resume,
-            progress=reporter(checkpoint, on_checkpoint, say or progress),
+            progress=reporter(checkpoint, on_checkpoint, line.say),
+            **shown,
         )
         training = done.training
         made = {

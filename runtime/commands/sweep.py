@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from .cluster_options import add_cluster, cluster
 from .common import (
     check_plot,
     check_written,
+    counted,
     positive,
     print_json,
     progress,
@@ -178,13 +181,15 @@ def run(args: argparse.Namespace) -> int:
     )
     noisy = f"noisy: {summary.noisy}, " if summary.noisy else ""
     print(
-        f"{summary.rows} points in {args.output} ({summary.measured} measured now): {noisy}{clean}"
-        f"{summary.images} images, {summary.inferences:,} inferences "
+        f"{counted(summary.rows, 'point')} of this sweep in {args.output} ({summary.measured:,} "
+        f"measured now): {noisy}{clean}{counted(summary.images, 'image')}, "
+        f"{counted(summary.inferences, 'inference')} "
         f"({summary.skipped:,} skipped: no flip), {summary.seconds:.1f} s"
     )
     if cells:
         print(_conditions_table(conditions))
-    print(f"next: noisystore fit {args.output} --plot midpoint.png")
+    plot = "" if importlib.util.find_spec("matplotlib") is None else " --plot midpoint.png"
+    print(f"next: noisystore fit {shlex.quote(args.output)}{plot}")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
 from .common import bounded, print_json, progress, require
+from .training_line import TrainingLine
 from .training_options import (
     GUARDS,
     add_noise_arguments,
@@ -130,7 +131,7 @@ def train_network(
     made = {"network": network, "width": width, "classes": classes, "seed": seed, "data": data}
     if noise is not None:
         made["noise"] = noise_record(noise)
-    with removed_at_the_end(checkpoint, resume):
+    with removed_at_the_end(checkpoint, resume), TrainingLine(progress) as line:
         training = train(
             model,
             train_set.images,
@@ -144,7 +145,8 @@ def train_network(
             device=device,
             checkpoint=checkpoint,
             resume=resume,
-            progress=reporter(checkpoint, on_checkpoint, progress),
+            progress=reporter(checkpoint, on_checkpoint, line.say),
+            on_step=line.step,
         )
         # One key: the order of several differs from file to file.
         save_weights(model, output, noisystore=json.dumps(made))

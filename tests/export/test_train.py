@@ -90,6 +90,13 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path):
         train(narrow(), x, y, x, y, checkpoint=path, **keywords)
 
 
+def test_steps_are_told():
+    x, y = tiny(20)
+    steps = []
+    train(narrow(), x, y, x, y, epochs=2, batch=8, on_step=lambda *counts: steps.append(counts))
+    assert steps == [(number, 6) for number in range(1, 7)]
+
+
 def test_a_checkpoint_is_of_one_network_normalization_and_data(tmp_path):
     x, y = tiny(16)
     path = tmp_path / "run.pt"

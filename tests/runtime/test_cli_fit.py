@@ -2,6 +2,7 @@
 """`noisystore fit` on simulated results: groups, JSON, text, plots, files that are none."""
 
 import json
+import re
 import sqlite3
 
 import numpy as np
@@ -12,7 +13,7 @@ from noisystore.runtime import Points, fit_midpoint
 from noisystore.runtime.cli import main
 from noisystore.runtime.metrics import Scores
 from noisystore.runtime.midpoint_curve import logistic
-from noisystore.runtime.midpoint_groups import fit_results
+from noisystore.runtime.midpoint_groups import fit_files, fit_results, labels_of
 from noisystore.runtime.results import Point, Results, pack_bits, results_rows
 
 RATES = np.logspace(-8, -1, 15)
@@ -24,6 +25,11 @@ def write(
     *,
     sigma=0.3,
     model="vgg.onnx",
+    model_sha256="0" * 64,
+    data="digits",
+    data_sha256="1" * 64,
+    machine="x86_64",
+    batch_size=100,
     images=300,
     trials=3,
     seed=0,
@@ -37,15 +43,15 @@ def write(
 ):
     """Add one simulated sweep whose midpoint is 10**mu to a results file."""
     identity = {
-        "model_sha256": "0" * 64,
-        "data_sha256": "1" * 64,
+        "model_sha256": model_sha256,
+        "data_sha256": data_sha256,
         "images": images,
         "seed": seed,
-        "batch_size": 100,
+        "batch_size": batch_size,
         "bit_mask": "0xffffffffffffffff" if mask == "all" else mask,
         "metric": "",
         "provider": provider,
-        "machine": "x86_64",
+        "machine": machine,
         "noise_model": "1",
     }
     random = np.random.default_rng(seed)
@@ -54,7 +60,7 @@ def write(
         "model": model,
         "sites": "{}",
         "storage_format": "float32",
-        "data": "digits",
+        "data": data,
         "mask_name": mask,
         "classes": classes,
         "chance_accuracy": classes and 1 / classes,
@@ -265,6 +271,18 @@ def test_results_that_cannot_be_fitted(tmp_path, capsys):
     assert "more than chance" in error(capsys, "fit", untrained)
     nameless = write(tmp_path / "nameless.sqlite", classes=None)
     assert "number of classes" in error(capsys, "fit", nameless)
+    guessing = write(tmp_path / "guessing.sqlite", clean=0.12, images=50)
+    said = error(capsys, "fit", guessing)
+    assert "clearly more than chance (0.1), got 0.12 (50 images)" in said
+    write(guessing, mask="0x7fffff", rates=[1e-5, 1e-3])
+    said = error(capsys, "fit", guessing)
+    assert "(mask all): clean accuracy: expected clearly more" in said
+    assert "vgg.onnx (mask 0x7fffff): points: a fit needs 3" in said
+    assert said.count("; vgg.onnx") == 1
+    said = error(capsys, "fit", empty, short, guessing)
+    assert f"{empty}: results: expected measured points" in said
+    assert f"; {short}: vgg.onnx (mask all): points: a fit needs" in said
+    assert said.count(f"; {guessing}: vgg.onnx") == 2
 
 
 def test_a_curve_that_cannot_be_fitted_leaves_the_others(tmp_path, capsys):
@@ -277,6 +295,69 @@ def test_a_curve_that_cannot_be_fitted_leaves_the_others(tmp_path, capsys):
     assert captured.err.count("\n") == 1
     with pytest.warns(UserWarning, match="3 distinct rates"):
         fit_results(path)
+
+
+def test_a_file_that_cannot_be_fitted_leaves_the_others(tmp_path, capsys):
+    short = write(tmp_path / "short.sqlite", rates=[1e-5, 1e-3])
+    empty = write(tmp_path / "empty.sqlite", rates=[])
+    good = write(tmp_path / "good.sqlite")
+    assert main(["fit", str(short), str(good), str(empty), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == [group.as_dict() for group in fit_results(good)]
+    first, second = captured.err.splitlines()
+    begin = "noisystore: warning: not fitted: "
+    assert first.startswith(f"{begin}{short}: vgg.onnx (mask all): points: a fit needs 3")
+    assert second.startswith(f"{begin}{empty}: results: expected measured points")
+    # A name that is no results file is a mistake, not a result.
+    assert "no such file" in error(capsys, "fit", good, tmp_path / "missing.sqlite")
+
+
+def test_labels_that_collide_name_in_what_curves_differ(tmp_path, capsys):
+    path, other = tmp_path / "r.sqlite", tmp_path / "other.sqlite"
+    write(path)
+    assert labels_of(fit_results(path)) == ["vgg.onnx, float32"]
+    write(path, mask="0x7fffff")
+    write(path, data="cifar10", data_sha256="2" * 64)
+    write(path, images=200)
+    write(path, provider="CUDAExecutionProvider", machine="aarch64")
+    write(path, model_sha256="abcdef0123" + "0" * 54)
+    named = "vgg.onnx, float32, model SHA-256"
+    expected = [
+        "vgg.onnx, float32, mask 0x7fffff",
+        f"{named} 00000000, cifar10, 300 images, CPU, x86_64",
+        f"{named} 00000000, digits, 200 images, CPU, x86_64",
+        f"{named} 00000000, digits, 300 images, CPU, x86_64",
+        f"{named} 00000000, digits, 300 images, CUDA, aarch64",
+        f"{named} abcdef01, digits, 300 images, CPU, x86_64",
+    ]
+    assert sorted(labels_of(fit_results(path))) == sorted(expected)
+    write(other, data_sha256="ef" * 32)
+    write(other, batch_size=50)
+    write(other)
+    said = labels_of(fit_results(other))
+    assert sorted(said) == [
+        "vgg.onnx, float32, data SHA-256 11111111, batch size 100",
+        "vgg.onnx, float32, data SHA-256 11111111, batch size 50",
+        "vgg.onnx, float32, data SHA-256 efefefef, batch size 100",
+    ]
+    assert main(["fit", str(other)]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{label}  " in out for label in said)
+    with pytest.raises(InputError, match=re.escape(f"got 3 ({'; '.join(said)})")):
+        fit_midpoint(other)
+
+
+def test_labels_of_files_that_collide_name_the_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    paths = [tmp_path / name for name in ("one.sqlite", "a/two.sqlite", "b/two.sqlite")]
+    for path in paths:
+        write(path)
+    alike = "vgg.onnx, float32"
+    said = labels_of(fit_files(paths[:2]))
+    assert said == [f"{alike}, one.sqlite", f"{alike}, two.sqlite"]
+    said = labels_of(fit_files(paths[1:]))
+    assert said == [f"{alike}, {path}" for path in paths[1:]]
 
 
 @pytest.mark.parametrize("axis", ["linear", "log10"])

@@ -68,6 +68,8 @@ def test_export(tmp_path, file, ok, capsys):
     assert main(["results", str(file), "--export", str(path), "--bits"]) == 0
     assert capsys.readouterr().out == f"4 points in {path}\n"
     assert "correct_bits" in path.read_text()
+    assert main(["results", str(file), "--export", str(path), *where]) == 0
+    assert capsys.readouterr().out == f"1 point in {path}\n"
     assert ok("results", file, "--export", path, "--where", "metric=")["points"] == 4
     assert ok("results", file, "--export", path, "--where", "metric_name=")["points"] == 4
 
@@ -119,6 +121,8 @@ def test_bad_input_leaves_nothing(tmp_path, file, error):
         ([file, "--export", out, "--where", "trial="], "expected a number for trial, got ''"),
         ([file, "--export", out, "--where", "clean_bits=1"], "expected a column of"),
         ([file, "--export", out, "--where", f"seed={2**70}"], "too large"),
+        ([file, "--export", text, "--where", "model=no"], "points with model=no, got none"),
+        ([file, "--export", text, "--where", "model=no", "--json"], "with model=no, got none"),
         ([file, "--where", "trial=0"], "choose what --export writes"),
         ([file, "--bits"], "choose what --export writes"),
         ([file, "-o", tmp_path / "new"], "-o names a new file for --merge"),

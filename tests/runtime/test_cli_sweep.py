@@ -2,6 +2,7 @@
 """The command `sweep`: from a model to results and plots, bad input, interruptions, full disks."""
 
 import argparse
+import importlib.util
 import platform
 import signal
 import sqlite3
@@ -105,9 +106,59 @@ def test_sweep_with_a_plot_and_text(model, tmp_path, capsys):
     captured = capsys.readouterr()
     if status == 0:
         assert plot.read_bytes().startswith(b"\x89PNG")
-        assert "6 points in" in captured.out
+        assert f"6 points of this sweep in {tmp_path / 'r.sqlite'} (6 measured" in captured.out
     else:
         assert "all points are kept" in captured.err
+
+
+def test_what_a_sweep_says(model_path, small_npz, tmp_path, capsys, monkeypatch):
+    """Of its own points, one or more, in a file that has others; and what to do next here."""
+    path = tmp_path / "my r.sqlite"
+    words = ["sweep", str(model_path), "--data", f"npz:{small_npz}", "-o", str(path)]
+    assert main([*words, "--rates", "1e-3,1e-2", "--trials", "1"]) == 0
+    assert f"2 points of this sweep in {path} (2 measured now): clean" in capsys.readouterr().out
+    find = importlib.util.find_spec
+    for found, plot in ((find, " --plot midpoint.png"), (lambda name: None, "")):
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        assert main([*words, "--rates", "1e-4", "--trials", "1"]) == 0
+        captured = capsys.readouterr()
+        first, following = captured.out.splitlines()
+        assert first.startswith(f"1 point of this sweep in {path} (")
+        assert "note:" not in captured.err
+        assert "warning:" not in captured.err
+        if plot and find("matplotlib") is None:
+            plot = ""
+        assert following == f"next: noisystore fit '{path}'{plot}"
+
+
+def test_images_that_no_model_normalizes(model, model_path, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = {"bytes": rng.integers(0, 256, (40, 1, 6, 6), dtype=np.uint8)}
+    images["floats"] = images["bytes"].astype(np.float32)
+    for name, x in images.items():
+        np.savez(tmp_path / f"{name}.npz", x=x, y=rng.integers(0, 10, 40))
+        words = ["sweep", model_path, "--data", f"npz:{tmp_path / name}.npz", "--rates", "1e-3"]
+        words += ["--trials", "2", "-o", tmp_path / f"{name}.sqlite"]
+        assert main([*map(str, words)]) == 0
+        said = capsys.readouterr().err
+        note = "note: images as x / 255: the model names no normalization\n"
+        assert said.count(note) == (name == "bytes")
+    assert main([*map(str, sweep_options(model, tmp_path / "r.sqlite"))]) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_a_network_that_guesses(model_path, small_data, tmp_path, capsys):
+    """It is said once the clean network has run, and where a sweep of it goes on."""
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, x=small_data.images, y=(small_data.labels + 5) % 10)
+    words = ["sweep", model_path, "--data", f"npz:{wrong}", "--rates", "1e-3"]
+    words += ["-o", tmp_path / "r.sqlite", "--trials"]
+    for trials in (1, 2):
+        assert main([*map(str, words), str(trials)]) == 0
+        said = capsys.readouterr().err.splitlines()
+        (warning,) = (line for line in said if line.startswith("warning:"))
+        assert "clean accuracy 0.0000 is not clearly above chance (0.1), of 157 images: " in warning
+        assert said.index(warning) < len(said) - 1
 
 
 @pytest.mark.parametrize(

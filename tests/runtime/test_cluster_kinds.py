@@ -154,7 +154,7 @@ def test_mixed(model_path, small_data, tmp_path, serial, run_program, small_npz)
         ]
         words += ["--cluster", machines.address, "-o", tmp_path / "c.sqlite", "--threads", "1"]
         assert "choose --mixed each" in run_program(*words).stderr
-        assert "2 points in" in run_program(*words, "--mixed", "each").stdout
+        assert "2 points of this sweep in" in run_program(*words, "--mixed", "each").stdout
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_summary_explains_the_numbers(demo):
         f"{result['clean_accuracy']:.1%}",
         str(folder),
         "noisystore sweep",
+        "--mask mantissa",
     ):
         assert words in text
     assert max(len(line) for line in text.replace(str(folder), "").splitlines()) <= 100
@@ -101,3 +102,16 @@ def test_bad_input(tmp_path, capsys, monkeypatch):
     with pytest.raises(InputError, match=r"needs sklearn.*pip install noisystore\[demo\]"):
         run_demo(tmp_path / "new")
     assert not Path(tmp_path / "new").exists()
+
+
+def test_the_environment_is_named_where_the_program_is_not_on_the_path(tmp_path, monkeypatch):
+    from noisystore.runtime import demo as module
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert module._activation() == "  . bin/activate\n"
+    (tmp_path / "noisystore").touch(0o755)
+    assert module._activation() == ""

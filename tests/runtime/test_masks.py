@@ -9,7 +9,9 @@ import pytest
 
 from noisystore.ortops import InputError, noise_inputs
 from noisystore.runtime import NoisySession, Results, sweep
+from noisystore.runtime.noisy_sites import NoisySites
 from noisystore.runtime.sites import named_mask, site_masks
+from noisystore.runtime.sweep_masks import swept_masks, too_wide
 
 
 @pytest.fixture
@@ -158,6 +160,38 @@ def test_a_sweep_keeps_the_name_and_the_bits(mixed_path, model_path, small_data,
             "all",
             "sign,all",
         }
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ("0x7fffff", "words of the noisy sites have at most 8 bits: it means all of them"),
+        ("0x107", "words of the noisy sites have at most 8 bits: it means 0x7"),
+        ("0xff", ""),
+        ("msb:0", ""),
+        ("all", ""),
+    ],
+)
+def test_a_mask_wider_than_the_words(integer_path, mask, said):
+    sites = NoisySession(integer_path).sites
+    warning = too_wide(*swept_masks(mask, sites, NoisySites(sites)), sites, NoisySites(sites))
+    assert warning == (said and f"warning: mask {mask}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("mask", "noisy", "warned"),
+    [
+        ("0x1ffff", None, False),
+        ("0x1ffff", "1", True),
+        (["0x1ffffffff", "0xff"], None, False),
+        (["0x1ffffffff", "0x1ffff"], None, True),
+        (["0x1ffffffff", "all"], None, False),
+    ],
+)
+def test_a_mask_wider_than_some_words(mixed_path, small_data, capsys, mask, noisy, warned):
+    options = {"trials": 1, "bit_mask": mask, "noisy": noisy}
+    sweep(mixed_path, small_data, [1e-2], progress=True, **options)
+    assert (capsys.readouterr().err.count("warning: mask 0x1ffff") == 1) == warned
 
 
 def test_command_line(model_path, small_npz, tmp_path, ok, error):

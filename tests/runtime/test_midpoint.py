@@ -205,14 +205,40 @@ def test_bad_points(points, message):
         ({"axis": "log"}, "log10 or linear, got 'log'"),
         ({"confidence": 1 - 1e-16}, "at most 0.9999"),
         ({"classes": 1}, "2 or more"),
-        ({"clean_accuracy": 0.1}, "more than chance"),
-        ({"clean_accuracy": math.nan}, "more than chance"),
+        ({"clean_accuracy": 0.1}, "clearly more than chance"),
+        ({"clean_accuracy": math.nan}, "clearly more than chance"),
         ({"clean_accuracy": 1.5}, "at most 1"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         fit(bad(), **options)
+
+
+@pytest.mark.parametrize(("images", "guesses"), [(50, True), (1000, True), (10000, False)])
+def test_a_network_that_may_only_guess_is_not_fitted(images, guesses):
+    correct = np.array([0.12, 0.12, 0.1, 0.1]) * images
+    points = Points([1e-6, 1e-5, 1e-4, 1e-3], [0] * 4, correct, [images] * 4)
+    if not guesses:
+        assert fit(points, clean_accuracy=0.12).midpoint == pytest.approx(10**-4.5, rel=0.1)
+        return
+    said = (
+        rf"clearly more than chance \(0.1\), got 0.12 \({images} images\): there is no drop to find"
+    )
+    with pytest.raises(InputError, match=said):
+        fit(points, clean_accuracy=0.12)
+
+
+def test_a_fit_in_words():
+    rate = [1e-6, 1e-5, 1e-4, 1e-3]
+    found = fit(Points(rate, [0] * 4, [895, 700, 290, 110], [1000] * 4), clean_accuracy=0.9)
+    first, second = str(found).splitlines()
+    assert first.startswith(f"midpoint {found.midpoint:.3g}, 95% interval [")
+    assert first.endswith("] (covers noise)")
+    assert second == "clean accuracy 0.9000, chance 0.1000; 4 points at 4 rates, 1,000 images"
+    nothing = fit(Points(rate, [0] * 4, [900] * 4, [1000] * 4), clean_accuracy=0.9)
+    assert str(nothing).startswith("midpoint above 0.001, the highest rate\nclean accuracy")
+    assert repr(nothing).startswith("Fit(midpoint=None, bound='above'")
 
 
 def test_monotone_curve_and_crossing():
@@ -242,7 +268,7 @@ def test_any_counts_give_a_bound_or_a_midpoint_inside_its_interval(axis):
         noise = random.integers(0, images + 1, len(rate))
         correct = np.where(random.random(len(rate)) < random.choice([0, 0.3, 1]), noise, drop)
         points = Points(rate, np.tile([0, 1], len(rate) // 2), correct, np.full(len(rate), images))
-        clean = float(random.choice([0.11, 0.85, 1.0]))
+        clean = float(random.choice({1: [1.0], 10: [0.85, 1.0]}.get(images, [0.11, 0.85, 1.0])))
         result = fit(points, clean_accuracy=clean, axis=axis)
         json.dumps(result.as_dict(), allow_nan=False)
         if result.midpoint is None:

@@ -108,6 +108,55 @@ def test_describe():
     assert describe(make(2).fit) == "midpoint above 0.1"
 
 
+@pytest.mark.parametrize(
+    ("midpoint", "words"),
+    [
+        (9.9996e-6, "1.00 [0.90, 1.10] × 10⁻⁵"),
+        (9.99e-6, "9.99 [8.99, 10.99] × 10⁻⁶"),
+        (0.99999, "1.00 [0.90, 1.10] × 10⁰"),
+        (1.0004e-5, "1.00 [0.90, 1.10] × 10⁻⁵"),
+    ],
+)
+def test_the_power_of_ten_is_that_of_the_rounded_midpoint(midpoint, words):
+    fit = replace(make(-5).fit, midpoint=midpoint, interval=(0.9 * midpoint, 1.1 * midpoint))
+    assert describe(fit) == f"midpoint {words}"
+
+
+def test_long_labels_and_titles_have_lines_and_are_not_cut():
+    short, long = "a$b$", f"{'weight, ' * 12}activation at 1e-07"
+    figure = _draw([make(-5, short), make(-4, long)], long, "accuracy", [], "")
+    (legend,), (axes,) = figure.legends, figure.axes
+    first, second = (text.get_text() for text in legend.get_texts())
+    assert first.startswith(r"a\$b\$: midpoint")
+    named, _, found = second.rpartition(":\n")
+    assert found.startswith("midpoint")
+    for text in (named, axes.get_title(loc="left")):
+        assert text.split() == long.split()
+        assert max(map(len, text.splitlines())) <= 60
+    figure.canvas.draw()
+    assert legend.get_window_extent().x1 <= figure.bbox.width
+    assert axes.get_window_extent().height > 0.4 * figure.bbox.height
+    (endless,) = _draw([make(-5, "x" * 1000), make(-5)], "", "", [], "").legends
+    assert endless.get_texts()[0].get_text().partition(":")[0].endswith("…")
+
+
+def dashes(curves):
+    (axes,) = _draw(curves, "", "accuracy", [], "").axes
+    across = [line for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+    lines = [(line.get_ydata()[0], line.get_color()) for line in across]
+    words = [text.get_text() for text in axes.texts]
+    return [line for line in lines if line[0] != 0.1], [w for w in words if w[:5] == "clean"]
+
+
+def test_each_clean_accuracy_is_drawn_once():
+    lower = replace(make(-5), fit=replace(make(-5).fit, clean_accuracy=0.6))
+    grey, blue, orange, green = "0.45", "#0072B2", "#D55E00", "#009E73"
+    assert dashes([make(-5)]) == ([(0.85, blue)], ["clean 85%"])
+    assert dashes([make(-5), make(-4)]) == ([(0.85, grey)], ["clean 85%"])
+    assert dashes([make(-5), lower]) == ([(0.85, blue), (0.6, orange)], ["clean"])
+    assert dashes([make(-5), make(-3), lower]) == ([(0.85, grey), (0.6, green)], ["clean"])
+
+
 def test_error_bars_hold_binomial_error_and_spread():
     points = Points([0.1, 0.1, 0.2, 0.2], [0, 1, 0, 1], [50, 50, 20, 80], [100] * 4)
     rate, accuracy, error = mean_and_error(points)

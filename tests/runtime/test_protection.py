@@ -14,7 +14,7 @@ from noisystore.runtime.dataset import Dataset
 from noisystore.runtime.noisy_sites import NoisySites
 from noisystore.runtime.protection import protect
 from noisystore.runtime.protection_runs import PairedRuns, noisy_bits
-from noisystore.runtime.protection_search import _stricter
+from noisystore.runtime.protection_search import _stricter, search
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -104,6 +104,37 @@ def test_a_target_of_all_is_held(model_path, small_data, rate, seed):
     design = designed(model_path, small_data, rate, "100%", seed=seed)
     assert design.meets
     assert design.accuracy >= design.clean_accuracy == design.target
+
+
+def test_no_design_is_measured_twice(model_path, small_data):
+    class Recorded(PairedRuns):
+        def run(self, protected, samples, purpose, rate=None):
+            measured.append((purpose, protected.tobytes()))
+            return super().run(protected, samples, purpose, rate)
+
+    for rate, seed, allowed in ((1e-4, 0, 0.0), (1e-4, 3, 0.03), (3e-4, 1, 0.0), (0.02, 0, 0.03)):
+        measured: list[tuple[str, bytes]] = []
+        plain = runs_of(model_path, small_data)
+        runs = Recorded(plain.evaluator, plain.noisy, (rate, rate), plain.bits, seed)
+        choice = search(runs, lambda run, allowed=allowed: allowed, 150, lambda text: None)
+        assert choice.run.loss <= allowed
+        assert len(measured) == len(set(measured)) > 2
+
+
+def test_the_plot_shows_where_the_designs_lie(model_path, small_data):
+    pytest.importorskip("matplotlib")
+    from noisystore.runtime.protection_plot import _draw
+
+    options = {"mitigations": ["none"], "means": ["reliable"], "images": 105}
+    found = protect(model_path, small_data, RATE, "95%", **options)
+    (axes,) = (figure := _draw(found)).axes
+    low, high = axes.get_ylim()
+    (design,) = found.designs
+    edges = (*design.interval, design.target, design.clean_accuracy)
+    assert low < min(edges) < max(edges) < high
+    assert high - low < 1.3 * (max(edges) - min(edges))
+    figure.draw_without_rendering()
+    assert all(tick.get_text().endswith("%") for tick in axes.get_yticklabels())
 
 
 def test_stricter_designs_end_with_all_bits():

@@ -55,6 +55,17 @@ def test_means_and_intervals_are_those_of_all_trials(tmp_path):
         assert tuple(curve.interval[i]) == accuracy_interval(curve.trials[i], [IMAGES] * 6)
 
 
+def test_a_network_that_guesses_has_no_fit(tmp_path):
+    path = write(tmp_path / "r.sqlite", images=50, description={"clean_accuracy": 0.12})
+    write(path, description={"model": "good.onnx"})
+    curves, _ = report.read_all([path])
+    guesses, good = curves
+    assert (guesses.fit, good.reason) == (None, "")
+    assert "clearly more than chance (0.1), got 0.12 (50 images)" in guesses.reason
+    assert write_report(path, tmp_path / "r.html")["midpoints"] == 1
+    assert "got 0.12 (50 images)" in (tmp_path / "r.html").read_text()
+
+
 def test_curves_that_cannot_be_fitted_are_shown_with_the_reason(tmp_path):
     path = write(tmp_path / "r.sqlite", rates=[1e-6, 1e-5], description={"model": "few.onnx"})
     write(path, description={"model": "metric.onnx"}, metric="iou", labels=False)
@@ -253,6 +264,20 @@ def test_figures_are_svg_and_png(tmp_path):
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert "var(" not in text
         assert drawn.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_long_labels_of_a_png_are_whole(tmp_path, monkeypatch):
+    plot = pytest.importorskip("noisystore.runtime.plot")
+    pytest.importorskip("matplotlib")
+    path, drawn = tmp_path / "r.sqlite", []
+    for seed, rate in enumerate(("1e-07", "2e-07")):
+        noisy = f"the weights of each of the first three blocks; activation at {rate}"
+        write(path, seed=seed, description={"sites": json.dumps({"noisy": noisy})})
+    monkeypatch.setattr(plot, "save_figure", lambda figure, path: drawn.append(figure))
+    write_report(path, None, figures=tmp_path / "f")
+    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    for text, rate in zip(texts, ("1e-07", "2e-07"), strict=True):
+        assert f"activation at {rate}: midpoint" in " ".join(text.split())
 
 
 def test_figures_without_matplotlib(tmp_path, monkeypatch):

@@ -173,7 +173,24 @@ def test_chosen_points(results, tmp_path):
     path = tmp_path / "p.csv"
     assert export_points(results, path, columns=["trial", "model"], seed=0, p01=RATE) == 1
     assert path.read_text() == 'trial,model\n1,"a.onnx"\n'
-    assert export_points(results, path, columns=["trial"], model="none") == 0
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.parquet"])
+def test_no_such_points(results, tmp_path, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
+    path.write_text("before")
+    with pytest.raises(InputError, match="expected points with model=none, seed=0, got none"):
+        export_points(results, path, model="none", seed=0)
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_file_without_points(tmp_path):
+    path = tmp_path / "p.csv"
+    with Results(tmp_path / "r.sqlite") as empty:
+        assert export_points(empty, path, columns=["trial"]) == 0
     assert path.read_text() == "trial\n"
 
 

@@ -76,6 +76,11 @@ def test_an_error_is_the_end(model_path, small_npz, tmp_path, error):
     assert lines(log)[-1] == f"ERROR end: {message}"
 
 
+def test_without_a_log_any_file_may_be_read(model_path, small_npz, tmp_path, error):
+    said = error(*words("/dev/null", small_npz, tmp_path / "r.sqlite"))
+    assert said.startswith("noisystore: error: model")
+
+
 def test_where_a_log_cannot_be(model_path, small_npz, tmp_path, error):
     path, text = tmp_path / "r.sqlite", tmp_path / "notes.txt"
     text.write_text("2026 was a good year\n")

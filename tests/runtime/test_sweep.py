@@ -6,7 +6,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
+import shutil
 import sqlite3
+import sys
 
 import numpy as np
 import pytest
@@ -87,6 +90,10 @@ def test_a_sweep(model_path, small_data, tmp_path):
     assert summary.inferences == 157 + sum(point["n_run"] for point in summary.points)
     assert summary.skipped == 6 * 157 - (summary.inferences - 157) > 0
     assert summary.seconds > summary.run_seconds > 0
+    assert str(summary).splitlines() == [
+        f"6 points of 157 images in {path} (6 measured now)",
+        f"clean accuracy {clean:.4f}, {summary.inferences:,} inferences, {summary.seconds:.1f} s",
+    ]
     first = summary.points[0]
     assert (first["p01"], first["p10"], first["trial"]) == (1e-6, 1e-6, 0)
     assert first["noise_seed"] % 2**64 == noise_seed(7, 0, 1e-6, 1e-6)
@@ -319,11 +326,47 @@ def test_progress_line(model_path, small_data, monkeypatch, capsys):
     run(model_path, small_data, "1e-6,1e-4", progress=None)
     text = terminal.getvalue()
     assert "2/4 points" in text
-    assert "4/4 points  0.0001 trial 1  accuracy 0.8" in text
+    assert re.search(r"4/4 points  \d+s in all  0.0001 trial 1  accuracy 0\.8", text)
     assert "% of samples skipped" in text
     assert "s left" in text
     assert text.endswith("\n")
     assert capsys.readouterr().out == ""
+
+
+def test_the_time_left_fits_into_a_terminal_of_80_columns(model_path, small_data, monkeypatch):
+    monkeypatch.setattr("noisystore.runtime.progress._REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    run(model_path, small_data, "1e-7/1e-6,1e-4/1e-3", progress=None)
+    drawn = sys.stderr.getvalue().rstrip("\n").split("\r")[1:]
+    assert {len(line) for line in drawn} == {79}
+    measured = [line for line in drawn if "accuracy" in line]
+    assert len(measured) >= 4
+    assert all(re.search(r"\d/4 points  \d+s (left|in all)  ", line) for line in measured)
+
+
+def test_a_resumed_sweep_counts_from_what_is_stored(model_path, small_data, tmp_path, capsys):
+    path = tmp_path / "r.sqlite"
+    run(model_path, small_data, trials=3, results=path)
+    run(model_path, small_data, trials=4, results=path, progress=True)
+    counts = re.findall(r"^(\d+)/(\d+) points", capsys.readouterr().err, re.MULTILINE)
+    assert counts[0] == ("6", "8")
+    assert counts[-1] == ("8", "8")
+
+
+def test_the_bar_of_a_resumed_sweep():
+    bar = Progress(4.0, 8, stream=(stream := Terminal()), stored=4)
+    bar.finish(2.0, "half of the rest")
+    bar.close()
+    assert f"[{'#' * 15}{'.' * 5}] 5/8 points" in stream.getvalue()
+
+
+def test_a_line_of_its_own_hides_the_one_before():
+    bar = Progress(1.0, 1, stream=(stream := Terminal()))
+    bar.say("short")
+    bar.say("")
+    width = shutil.get_terminal_size().columns - 1
+    assert stream.getvalue() == f"\r{'short'.ljust(width)}\n"
 
 
 def test_progress_is_silent_without_a_terminal(model_path, small_data, capsys):
