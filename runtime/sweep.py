@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ortops import cuda_architectures
 from ..ortops.errors import InputError
 from .dataset import Dataset, load
 from .evaluate import Evaluator
@@ -252,6 +253,7 @@ def sweep(
         work = SweepPoints(evaluator, store, noise, labels, elsewhere)
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
         notes = [too_wide(label, masks, session.sites, chosen), _scaling(evaluator)]
+        notes.append(_without_kernels(session.provider))
         notes.append(_UNSIZED if skip_clean and not skips else "")
         work.measure(wanted, executor, progress, notes)
         keys = {point_key(point) for point in wanted}
@@ -284,6 +286,16 @@ def _scaling(evaluator: Evaluator) -> str:
     if images.dtype != np.uint8 or session.input_dtype == np.uint8 or session.normalization:
         return ""
     return "note: images as x / 255: the model names no normalization"
+
+
+def _without_kernels(provider: str) -> str:
+    """Return a note where a CUDA device has to leave the sites to the CPU."""
+    if not provider.lower().startswith("cuda") or cuda_architectures():
+        return ""
+    return (
+        "note: this NoisyStore library was built without CUDA (no nvcc was found): its sites run on "
+        "the CPU"
+    )
 
 
 def _metric_label(metric: Metric | None, name: str | None, kept: bool) -> str:

@@ -136,6 +136,15 @@ def test_skipping_changes_nothing_but_time(make_model, small_data, tmp_path, noi
     assert {p["n_run"] for p in fewer.points if p["p01"] == 0} == {0}
 
 
+@pytest.mark.parametrize("provider", ["CPUExecutionProvider", "CUDAExecutionProvider"])
+@pytest.mark.parametrize("built_for", [(), ("90",)])
+def test_a_library_without_cuda_is_named_on_cuda(provider, built_for, monkeypatch):
+    module = sys.modules["noisystore.runtime.sweep"]
+    monkeypatch.setattr(module, "cuda_architectures", lambda: built_for)
+    said = module._without_kernels(provider)
+    assert ("built without CUDA" in said) is (provider.startswith("CUDA") and not built_for)
+
+
 def test_some_samples_have_the_logits_of_all(model_path, small_data):
     session = NoisySession(model_path, threads=1)
     seed, rate = 12, 1e-4
