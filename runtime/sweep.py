@@ -293,8 +293,8 @@ def _without_kernels(provider: str) -> str:
     if not provider.lower().startswith("cuda") or cuda_architectures():
         return ""
     return (
-        "note: this NoisyStore library was built without CUDA (no nvcc was found): its sites run on "
-        "the CPU"
+        "note: this NoisyStore library was built without CUDA (no nvcc was found): its sites run "
+        "on the CPU"
     )
 
 
