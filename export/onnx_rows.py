@@ -156,8 +156,9 @@ class _Measurement:
             return feed, outputs
 
     def _outputs(self, feed: Arrays) -> Arrays:
-        values = self.session.run(self.names, feed)
-        return dict(zip(self.names, values, strict=True))
+        values = dict(zip(self.names, self.session.run(self.names, feed), strict=True))
+        # ONNX Runtime 1.23 gives an input's own memory, which goes with the feed.
+        return {n: value.copy() if n in feed else value for n, value in values.items()}
 
     def _rows(
         self,
