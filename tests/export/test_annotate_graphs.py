@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx_models import (
@@ -61,6 +62,12 @@ OPSETS += [(20, 9), (21, 10), (22, 10), (23, 11), (24, 12)]
 @pytest.mark.parametrize(("opset", "ir"), OPSETS)
 def test_every_opset(opset, ir):
     made = convolution(opset, ir)
+    try:
+        onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own class
+        if opset <= 23:
+            raise
+        pytest.skip(f"ONNX Runtime {onnxruntime.__version__} takes no opset {opset}: {error}")
     result = annotate(made, sites="input,layer,weight,bias")
     assert [(s["name"], s["kind"], s["op"], s["elements"]) for s in result.sites] == [
         ("x", "input", "input", 75),

