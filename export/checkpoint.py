@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,10 @@ from ..ortops.errors import InputError
 from ..ortops.files import write_whole
 
 Array = npt.NDArray[Any]
+# Settings of an optimizer that a schedule moves, and what a schedule itself counts.
+_MOVED = frozenset({"lr", "momentum", "betas"})
+_COUNTED = frozenset({"last_epoch", "_step_count", "_last_lr"})
+
 Record = TypeVar("Record")
 
 
@@ -154,6 +159,8 @@ def restore_checkpoint(
                 "path, or start afresh with resume off"
             )
         done = records(saved["epochs"], saved["schedule"]["last_epoch"])
+        _check_groups(saved["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"])
+        _check_schedule(saved["schedule"], schedule.state_dict())
         model.load_state_dict(saved["state_dict"])
         optimizer.load_state_dict(saved["optimizer"])
         _check_shapes(optimizer)
@@ -166,6 +173,32 @@ def restore_checkpoint(
             f"checkpoint {path}: expected one written by train, got {type(error).__name__}; "
             "delete it, or choose another path"
         ) from error
+
+
+def _check_groups(saved: Any, fresh: list[dict[str, Any]]) -> None:
+    """Check that an optimizer's settings are those of this run, but for what a schedule moves."""
+    for old, new in zip(saved, fresh, strict=True):
+        if old.keys() != new.keys():
+            raise ValueError("another optimizer")
+        for name, value in new.items():
+            same = type(old[name]) is type(value) and (name in _MOVED or old[name] == value)
+            if not same or (name in _MOVED and not _numbers(old[name])):
+                raise ValueError(f"{name}: another value")
+
+
+def _check_schedule(saved: Any, fresh: Mapping[str, Any]) -> None:
+    for name, value in saved.items():
+        if name in _COUNTED:
+            good = _numbers(value)
+        else:
+            good = name in fresh and type(value) is type(fresh[name]) and value == fresh[name]
+        if not good:
+            raise ValueError(f"{name}: another value")
+
+
+def _numbers(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return all(type(v) in (int, float) and 0 <= v < math.inf for v in values)
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer) -> None:

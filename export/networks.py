@@ -114,16 +114,26 @@ def read_state(file: str | os.PathLike[str]) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        # Its second sentence tells how to run the code in a file.
+        reason = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
         raise InputError(
             f"weights {path}: expected a .safetensors file or a PyTorch state dict, got {reason}"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"weights {path}: expected a state dict (name to tensor)")
+    if not isinstance(state, dict) or not all(map(_is_weight, state.keys(), state.values())):
+        raise InputError(
+            f"weights {path}: expected a state dict (name to tensor), of dense real tensors"
+        )
     return state
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    dense = value.layout is torch.strided and not value.is_quantized and not value.is_meta
+    return dense and not value.is_complex()
 
 
 def load_weights(model: nn.Module, file: str | os.PathLike[str]) -> None:

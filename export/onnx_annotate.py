@@ -181,7 +181,7 @@ def _stated_normalization(model: onnx.ModelProto) -> dict[str, list[float]] | No
     text = next((p.value for p in model.metadata_props if p.key == NORMALIZATION_KEY), "null")
     try:
         return check_normalization(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(
             f"metadata {NORMALIZATION_KEY}: expected mean and std as JSON, got {text[:80]!r}"
         ) from None

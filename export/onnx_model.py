@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -254,12 +255,15 @@ def check_normalization(value: Any) -> dict[str, list[float]] | None:
     try:
         mean, std = (value["mean"], value["std"]) if isinstance(value, Mapping) else value
         result = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise InputError(
-            f"normalization: expected (mean, std), one number a channel each, got {value!r}"
+            f"normalization: expected (mean, std), one number a channel each, got {value!r:.200}"
         ) from None
-    if len(result["mean"]) != len(result["std"]) or not all(v > 0 for v in result["std"]):
+    mean, std = result["mean"], result["std"]
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != len(std) or not finite or not all(v > 0 for v in std):
         raise InputError(
-            f"normalization: expected as many positive standard deviations as means, got {value!r}"
+            "normalization: expected as many positive standard deviations as means, all finite, "
+            f"got {value!r:.200}"
         )
     return result

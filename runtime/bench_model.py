@@ -20,7 +20,7 @@ from .dataset import Dataset, load, prepare
 from .model_file import check_model_path, model_sha256
 from .ort_session import Provider, SessionMaker
 from .session import NoisySession
-from .sites import one_line
+from .texts import one_line
 
 MODEL_RATES = (1e-6, 1e-4, 1e-2, 0.1)
 HARNESS_RATES = (1e-5, 1e-4, 1e-3, 1e-2)

@@ -24,7 +24,7 @@ from .interrupt import terminable
 from .model_file import check_model_path, weight_file
 from .onnx_file import external_files, imported_domains
 from .session import NoisySession
-from .sites import printable
+from .texts import printable
 
 #: Images of a bundle, where there are so many.
 IMAGES = 256

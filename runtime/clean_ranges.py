@@ -16,7 +16,8 @@ from .dataset import Dataset
 from .evaluate import Evaluator
 from .probe_graphs import shown_graph, shown_stores
 from .session import NoisySession
-from .sites import Site, one_line
+from .sites import Site
+from .texts import one_line
 
 #: Most images of a batch, and bytes that their sites read: all are in memory at once.
 _IMAGES, _BYTES = 100, 256 << 20

@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 
 from ..ortops.errors import InputError
 from . import run_log
+from .texts import printable
 
+_LONGEST_ERROR = 1000  # characters
 #: Commands in the order of the help page; each is a module of `commands`, which is `LONG` where it
 #: has a log.
 COMMANDS = (
@@ -188,7 +190,11 @@ def _drop_output() -> None:
 
 
 def _fail(message: str, status: int, prefix: str = "noisystore: error: ") -> int:
-    print(f"{prefix}{' '.join(message.split())}", file=sys.stderr)
+    # What files and libraries say may hold anything, at any length.
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST_ERROR:
+        line = line[: _LONGEST_ERROR - 3] + "..."
+    print(f"{prefix}{line}", file=sys.stderr)
     return status
 
 

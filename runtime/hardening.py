@@ -12,7 +12,7 @@ from typing import Any
 from ..ortops.errors import InputError
 from . import onnx_file
 from .protobuf import fields, messages, text
-from .sites import printable
+from .texts import printable
 
 #: Key of the file's ``metadata_props``.
 HARDENING_KEY = "noisystore.hardening"

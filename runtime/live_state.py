@@ -15,7 +15,7 @@ from .report import Paths, read_all, summary, title_of
 from .report_curves import Known
 from .report_html import content, links, page
 from .results import Results, rates_key, utc_now
-from .sites import one_line, printable
+from .texts import one_line, printable
 
 #: Reading and drawing take at most one part in so many of the time: the sweep has the rest.
 _SHARE = 10

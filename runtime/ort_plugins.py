@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ortops.errors import InputError
-from .sites import one_line
+from .texts import one_line
 
 _PACKAGES = "onnxruntime_ep_"
 _CPU = "CPUExecutionProvider"

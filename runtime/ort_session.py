@@ -17,8 +17,8 @@ import numpy.typing as npt
 from ..ortops import ort_options
 from ..ortops.errors import InputError
 from . import onnx_file, ort_plugins
-from .sites import one_line
 from .stored_parameters import Parameter, StoredParameters
+from .texts import one_line
 
 if TYPE_CHECKING:
     from .board import Board

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from .protection_result import Design, Means, Protection
 from .rram_writes import Range
-from .sites import printable
+from .texts import printable
 
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 

@@ -21,7 +21,7 @@ from .report_html import content, page
 from .report_protection import read_protection
 from .report_sensitivity import read_map
 from .report_views import Panel, ordered, views_of
-from .sites import printable
+from .texts import printable
 
 #: Curves and rates of a curve in one page; it says what is left out.
 MOST_CURVES, MOST_RATES = 400, 250

@@ -22,7 +22,7 @@ from .results import Results, unpack_bits
 from .results_columns import RUN, SWEEP
 from .results_reader import Block
 from .rram_rates import accuracy_interval
-from .sites import one_line, printable
+from .texts import one_line, printable
 
 #: What curves can differ in, and its name for people. Pages compare along one of these.
 DIMENSIONS = {

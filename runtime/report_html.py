@@ -27,7 +27,7 @@ from .report_tables import (
     save_button,
 )
 from .report_views import ALL, MOST_IN_PANEL, View, differing, label_of, views_of
-from .sites import printable
+from .texts import printable
 
 #: Single trials in the page's data, of all curves together.
 _MOST_NUMBERS = 200_000

@@ -10,7 +10,7 @@ from typing import Any
 
 from .report_record import read_record
 from .report_tables import Cell, Table, percent
-from .sites import printable
+from .texts import TOO_MUCH, printable
 
 _HEAD = ["mitigation", "means", "protected bits", "of all", "verified accuracy", "95% from", "to"]
 _HEAD += ["with these means", "target", "holds", "area (F²)", "energy (nJ)", "time (µs)"]
@@ -93,7 +93,7 @@ def read_protection(path: str | os.PathLike[str], key: str) -> ProtectionRows:
         rows = [
             _row(design, means, stored) for design in record["designs"] for means in design["means"]
         ]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (KeyError, TypeError, ValueError, AttributeError, *TOO_MUCH):
         raise bad("no designs with their means and costs") from None
     return ProtectionRows(key, printable(about)[:300], rows)
 

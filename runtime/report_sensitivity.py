@@ -18,7 +18,7 @@ from .report_record import read_record
 from .report_tables import save_button
 from .sensitivity_file import Entries, read_entries
 from .sensitivity_report import field_of, is_bit, midpoint_text, rate_text
-from .sites import one_line, printable
+from .texts import TOO_MUCH, one_line, printable
 
 _SHADES = 10
 _ALL = "all"
@@ -173,7 +173,7 @@ def read_map(path: str | os.PathLike[str], key: str) -> SensitivityMap:
         formats = {str(s["format"]) for s in listed}
         settings = dict(record["settings"])
         float(settings["precision"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, *TOO_MUCH):
         raise bad("no settings and sites") from None
     try:
         entries = read_entries(path, settings, set(sites))

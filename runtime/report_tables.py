@@ -15,7 +15,7 @@ from typing import Any
 from .report_curves import DIMENSIONS, Curve
 from .report_views import differing, label_of
 from .sensitivity_report import rate_text
-from .sites import printable
+from .texts import printable
 
 #: More rows are in the CSV file only.
 MOST_ROWS = 1500

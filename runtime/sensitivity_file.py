@@ -19,7 +19,8 @@ from ..ortops.bit_masks import mask_name
 from ..ortops.errors import InputError
 from ..ortops.files import write_whole
 from .midpoint_finder import FoundMidpoint
-from .sites import Site, one_line, printable
+from .sites import Site
+from .texts import one_line, printable
 
 VERSION = 1
 _MOST_BYTES = 64 << 20

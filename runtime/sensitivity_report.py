@@ -15,7 +15,7 @@ from ..ortops.formats import WORD_FORMATS, WordFormat
 from .midpoint_finder import FoundMidpoint
 from .sensitivity import ALL, Sensitivity, irregular
 from .sensitivity_file import Key
-from .sites import printable
+from .texts import printable
 
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 

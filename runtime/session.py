@@ -163,6 +163,8 @@ class NoisySession:
         self.input_dtype = self._types[self.input_name]
         self.batch = self.input_shape[0] if self.input_shape else None
         outputs = self._session.get_outputs()
+        if not outputs:
+            raise InputError(f"model {self.path}: expected an output, got a model without any")
         self.output_names = tuple(o.name for o in outputs)
         first = _shape(outputs[0].shape)
         self.classes = first[1] if len(first) == 2 and (first[1] or 0) > 1 else None

@@ -18,7 +18,8 @@ from ..ortops.errors import InputError
 from ..ortops.formats import ELEMENT_TYPES, WordFormat, check_storage_format, element_type
 from .probe_graphs import ShownStore, shown_graph, shown_stores, site_graph
 from .session import NoisySession
-from .sites import Site, one_line
+from .sites import Site
+from .texts import one_line
 
 #: Sample indices of known words: the first, one in the middle, the last that there is.
 WORD_SAMPLES = (0, 7, (1 << 32) - 1)

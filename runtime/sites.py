@@ -17,6 +17,7 @@ from ..ortops.bit_masks import mask_name
 from ..ortops.errors import InputError
 from ..ortops.formats import STORAGE_FORMATS, WORD_FORMATS
 from .onnx_file import Store
+from .texts import TOO_MUCH, one_line
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def read_sites(metadata: Mapping[str, str], path: Path) -> list[Site]:
     try:
         records = json.loads(metadata[noise_inputs.SITES_KEY])
         sites = sorted((_site(record) for record in records), key=lambda site: site.site)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, *TOO_MUCH) as error:
         raise InputError(f"model {path}: damaged list of sites ({one_line(error)})") from None
     if not sites:
         raise InputError(f"model {path}: expected at least one site, got an empty list")
     if [site.site for site in sites] != list(range(len(sites))):
         raise InputError(
             f"model {path}: expected sites 0 to {len(sites) - 1}, "
-            f"got {[site.site for site in sites]}"
+            f"got {[site.site for site in sites][:20]}"
         )
     return sites
 
@@ -271,7 +272,7 @@ def read_normalization(metadata: Mapping[str, str], path: Path) -> dict[str, lis
         value = json.loads(text)
         mean, std = [float(v) for v in value["mean"]], [float(v) for v in value["std"]]
         good = len(mean) == len(std) > 0 and np.isfinite(mean).all() and np.isfinite(std).all()
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, *TOO_MUCH):
         good = False
     if not good or min(std) <= 0:
         raise InputError(
@@ -279,14 +280,3 @@ def read_normalization(metadata: Mapping[str, str], path: Path) -> dict[str, lis
             f'"std": [...]}} of equal length with std > 0, got {text[:80]}'
         )
     return {"mean": mean, "std": std}
-
-
-def printable(text: str) -> str:
-    """Return a text of a file with question marks for what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an exception as one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."

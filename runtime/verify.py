@@ -33,7 +33,7 @@ from .site_words import (
     first_difference,
     read_known_words,
 )
-from .sites import printable
+from .texts import printable
 
 #: Share of noisy predictions that has to be equal, since a rounding that differs may tip an image;
 #: and the share of images that may be left out of this, since they end in NaN on one machine.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
 from ...ortops.files import target_of
+from ..texts import printable
 
 if TYPE_CHECKING:
     from ..board import Board
@@ -300,7 +301,7 @@ def progress(text: str) -> None:
     from ..run_log import LOGGER
 
     LOGGER.info("%s", text)
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str) -> str:
@@ -309,7 +310,11 @@ def counted(number: int, noun: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out text in columns; columns of numbers are set to the right."""
+    """Lay out text in columns; columns of numbers are set to the right.
+
+    What a terminal would obey is a question mark: cells may come from files.
+    """
+    head, rows = list(map(printable, head)), [list(map(printable, row)) for row in rows]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     right = [all(_is_number(row[i]) for row in rows) for i in range(len(head))]
     lines = []

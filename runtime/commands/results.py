@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...ortops.errors import InputError
-from ..sites import printable
+from ..texts import printable
 from .common import check_apart, check_output, counted, print_json, table
 
 if TYPE_CHECKING:

@@ -68,7 +68,19 @@ def test_bad_weights(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save(model, tmp_path / "pickle.pt")
     (tmp_path / "text.safetensors").write_text("no tensors")
+    bias = model.state_dict()["classifier.bias"]
+    for kind, key, value in (
+        ("number", 5, bias),
+        ("meta", "classifier.bias", bias.to("meta")),
+        ("sparse", "classifier.bias", bias.to_sparse()),
+        ("complex", "classifier.bias", bias.to(torch.complex64)),
+    ):
+        torch.save({**model.state_dict(), key: value}, tmp_path / f"{kind}.pt")
     for file, match in {
+        "number.pt": "name to tensor",
+        "meta.pt": "dense real tensors",
+        "sparse.pt": "dense real tensors",
+        "complex.pt": "dense real tensors",
         "less.pt": r"lacks classifier\.bias",
         "more.pt": "unknown more",
         "wide.pt": r"features\.0\.weight \[6, 3, 3, 3\] instead of \[3, 3, 3, 3\]",
@@ -80,6 +92,7 @@ def test_bad_weights(tmp_path):
         with pytest.raises(InputError, match=match) as caught:
             load_weights(model, tmp_path / file)
         assert "\n" not in str(caught.value)
+        assert "weights_only=False" not in str(caught.value)
 
 
 SOURCE = """

@@ -212,6 +212,15 @@ def test_bytes_need_a_normalization(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             quantize(small_network(), given, tmp_path / "q.onnx", normalization=norm)
+    for text in (
+        "[" * 5000,
+        '{"mean": [' + "9" * 400 + '], "std": [1]}',
+        '{"mean": [NaN], "std": [1]}',
+    ):
+        model = small_network()
+        model.metadata_props.add(key="noisystore.normalization", value=text)
+        with pytest.raises(InputError, match="normalization: expected"):
+            quantize(model, given, tmp_path / "q.onnx")
     assert list(tmp_path.iterdir()) == []
     result = quantize(small_network(), given, tmp_path / "q.onnx", normalization="none")
     assert result.quantization["scales"]["x"][0] == pytest.approx(1 / 255, rel=1e-3)

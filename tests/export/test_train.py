@@ -238,6 +238,9 @@ def test_a_tampered_checkpoint_is_refused(tmp_path, recipe):
     def first(saved):
         return next(iter(saved["optimizer"]["state"].values()))
 
+    def group(saved):
+        return saved["optimizer"]["param_groups"][0]
+
     def reshape(saved):
         state = first(saved)
         name = next(iter(state.keys() - {"step"}))
@@ -254,6 +257,16 @@ def test_a_tampered_checkpoint_is_refused(tmp_path, recipe):
         lambda saved: saved["schedule"].update(last_epoch=3),
         lambda saved: first(saved).clear(),
         reshape,
+        lambda saved: group(saved).update(weight_decay="x"),
+        lambda saved: group(saved).pop("weight_decay"),
+        lambda saved: group(saved).update(weight_decay=group(saved)["weight_decay"] + 1),
+        lambda saved: group(saved).update(lr=torch.zeros(1, device="meta")),
+        lambda saved: group(saved).update(lr=float("nan")),
+        lambda saved: saved["optimizer"].update(param_groups=[]),
+        lambda saved: saved["schedule"].update(total_steps=0),
+        lambda saved: saved["schedule"].update(base_lrs=["x"]),
+        lambda saved: saved["schedule"].update(_step_count=-5),
+        lambda saved: saved["schedule"].update(more=1),
     ]:
         whole = path.read_bytes()
         saved = torch.load(path)

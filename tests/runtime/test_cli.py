@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: help, versions, exit statuses, training, export and inspection."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import onnx
 import pytest
 
 from noisystore.ortops.errors import InputError
@@ -353,3 +355,25 @@ def test_closed_streams():
         done = subprocess.run(["sh", "-c", f"{words} {closed}"], capture_output=True, text=True)
         assert done.returncode == 0
         assert done.stderr == ""
+
+
+def test_what_files_say_is_printed_safely(make_model, tmp_path, error, capsys):
+    from noisystore.ortops import noise_inputs
+
+    def model(**metadata):
+        return make_model(tmp_path / "m.onnx", metadata=metadata)
+
+    hostile = "\x1b[31mred\x9b0m\u202e\nforged"
+    line = error("inspect", model(**{noise_inputs.NOISE_MODEL_KEY: hostile}))
+    assert "got ?[31mred?0m? forged" in line
+    line = error("inspect", model(**{noise_inputs.NOISE_MODEL_KEY: "y" * 100_000}))
+    assert len(line) < 1100
+    assert line.endswith("...")
+
+    texts = {p.key: p.value for p in onnx.load(model()).metadata_props}
+    records = json.loads(texts[noise_inputs.SITES_KEY])
+    records[0]["name"] = hostile
+    assert main(["inspect", str(model(**{noise_inputs.SITES_KEY: json.dumps(records)}))]) == 0
+    out = capsys.readouterr().out
+    assert "?[31mred?0m??forged" in out
+    assert "\x1b" not in out

@@ -29,7 +29,7 @@ from report_results import HOSTILE, IMAGES, RATES, several, write, write_map
 
 from noisystore.runtime.report import write_report
 from noisystore.runtime.report_curves import read_curves
-from noisystore.runtime.sites import printable
+from noisystore.runtime.texts import printable
 
 
 @pytest.fixture(scope="module")

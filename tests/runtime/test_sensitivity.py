@@ -283,7 +283,7 @@ def damaged(record):
         yield changed(site=site)
     for mask in ("", "msb:1-1-", "MSB:1", 1, None, "a" * 1000):
         yield changed(mask=mask)
-    for midpoint in (None, 0, -1, 2, 1e400, 1e-9, "1e-5", [1], float("nan")):
+    for midpoint in (None, 0, -1, 2, 1e400, 10**400, 1e-9, "1e-5", [1], float("nan")):
         yield changed(midpoint=midpoint)
     for interval in (None, [], [1e-5], [0, 0.1], [0.1, 0.01], ["a", "b"], [1e-9, 2e-9]):
         yield changed(interval=interval)

@@ -97,7 +97,15 @@ def test_normalization_is_read(make_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", '{"mean": [0], "std": [0]}', '{"mean": [0], "std": [1, 2]}']
+    "text",
+    [
+        "[]",
+        "{",
+        "[" * 5000,
+        '{"mean": [0], "std": [0]}',
+        '{"mean": [0], "std": [1, 2]}',
+        '{"mean": [' + "9" * 400 + '], "std": [1]}',
+    ],
 )
 def test_bad_normalization(make_model, tmp_path, text):
     path = make_model(tmp_path / "m.onnx", metadata={noise_inputs.NORMALIZATION_KEY: text})
@@ -111,6 +119,7 @@ def test_bad_normalization(make_model, tmp_path, text):
         ({noise_inputs.SITES_KEY: None}, "expected sites, got a model without any"),
         ({noise_inputs.SITES_KEY: "[]"}, "at least one site"),
         ({noise_inputs.SITES_KEY: "{"}, "damaged list of sites"),
+        ({noise_inputs.SITES_KEY: "[" * 5000}, "damaged list of sites"),
         ({noise_inputs.SITES_KEY: '[{"site": 0}]'}, "damaged list of sites"),
         ({noise_inputs.NOISE_MODEL_KEY: "2"}, "expected noise model 1, got 2"),
         ({noise_inputs.NOISE_MODEL_KEY: None}, "expected noise model 1, got none"),
