@@ -52,12 +52,17 @@ class BlockWords {
       : key0_(s.key0), key1_(s.key1), counter_{first_draw, block, s.site, sample} {}
 
   NOISYSTORE_HD std::uint32_t next() {
-    if (used_ == 4) {
+    if (left_ == 0) {
       philox4x32(counter_, key0_, key1_, words_);
       ++counter_[0];
-      used_ = 0;
+      left_ = 4;
     }
-    return words_[used_++];
+    --left_;
+    const std::uint32_t word = words_[0];
+    words_[0] = words_[1];
+    words_[1] = words_[2];
+    words_[2] = words_[3];
+    return word;
   }
 
   NOISYSTORE_HD std::uint64_t next64() {
@@ -69,7 +74,7 @@ class BlockWords {
   std::uint32_t key0_, key1_;
   std::uint32_t counter_[4];
   std::uint32_t words_[4]{};
-  int used_ = 4;
+  int left_ = 0;
 };
 
 // Number of candidates of a block whose first 64 random bits are u.
@@ -114,14 +119,6 @@ NOISYSTORE_HD void flip_bit(unsigned char* words, std::uint64_t bit) {
   words[bit >> 3] ^= static_cast<unsigned char>(1u << (bit & 7));
 }
 
-// Decides the undecided lanes of one 32-bit part of a dense group by one more digit of their
-// fractions. `one` holds the lanes' next threshold digit.
-template <class Bits>
-NOISYSTORE_HD void compare_digit(const Bits& digit, const Bits& one, Bits& undecided, Bits& flips) {
-  flips |= undecided & one & ~digit;
-  undecided &= ~(digit ^ one);
-}
-
 // One 32-bit part before the first digit: the flips that are sure, and the lanes left to decide.
 // (Results go through references: what returns a wide vector by value has another ABI in each
 // instruction set.)
@@ -135,25 +132,47 @@ NOISYSTORE_HD void open_lanes(const Sampler& s, const Bits& stored, const Bits& 
               (s.certain[1] || s.threshold[1] == 0 ? none : ones);
 }
 
-// Threshold digit r (0 is worth 1/2) of stored zeros or ones, as a word of equal bits.
-NOISYSTORE_HD std::uint32_t threshold_digit(const Sampler& s, int bit, int r) {
-  return 0u - static_cast<std::uint32_t>(s.threshold[bit] >> (63 - r) & 1);
+// The first digit of a threshold, worth 1/2, as a word of equal bits.
+NOISYSTORE_HD std::uint32_t first_digit(std::uint64_t threshold) {
+  return 0u - static_cast<std::uint32_t>(threshold >> 63);
+}
+
+// The digits of sample_group. An undecided lane takes the threshold's digit for its flip; the first
+// digit of its fraction that differs decides that: 0 where the threshold has 1 is below it. (On a
+// device every operation below is one instruction for 32 lanes.)
+template <bool kSymmetric>
+NOISYSTORE_HD void decide_group(const Sampler& s, std::uint32_t group, std::uint32_t sample,
+                                const std::uint32_t stored[4], std::uint32_t undecided[4],
+                                std::uint32_t flips[4]) {
+  std::uint64_t zeros = s.threshold[0], ones = s.threshold[1];
+  std::uint32_t digit[4];
+  for (int r = 0; r < s.digits; ++r) {
+    if ((undecided[0] | undecided[1] | undecided[2] | undecided[3]) == 0) break;
+    const std::uint32_t counter[4] = {static_cast<std::uint32_t>(r), group, s.site, sample};
+    philox4x32(counter, s.key0, s.key1, digit);
+    const std::uint32_t zero = first_digit(zeros), one = first_digit(ones);
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t next = kSymmetric ? zero : (stored[i] & one) | (~stored[i] & zero);
+      flips[i] = (undecided[i] & next) | (~undecided[i] & flips[i]);
+      undecided[i] &= ~(digit[i] ^ next);
+    }
+    zeros <<= 1;
+    ones <<= 1;
+  }
+  // A fraction that equals the threshold is not below it.
+  for (int i = 0; i < 4; ++i) flips[i] &= ~undecided[i];
 }
 
 // Dense regime, one group of 128 lanes: flips[i] of the 32-bit parts stored[i], noisy lanes only.
 NOISYSTORE_HD void sample_group(const Sampler& s, std::uint32_t group, std::uint32_t sample,
                                 const std::uint32_t stored[4], const std::uint32_t noisy[4],
                                 std::uint32_t flips[4]) {
-  std::uint32_t undecided[4], digit[4];
+  std::uint32_t undecided[4];
   for (int i = 0; i < 4; ++i) open_lanes(s, stored[i], noisy[i], flips[i], undecided[i]);
-  for (int r = 0; r < s.digits; ++r) {
-    if ((undecided[0] | undecided[1] | undecided[2] | undecided[3]) == 0) break;
-    const std::uint32_t counter[4] = {static_cast<std::uint32_t>(r), group, s.site, sample};
-    philox4x32(counter, s.key0, s.key1, digit);
-    const std::uint32_t zero = threshold_digit(s, 0, r), one = threshold_digit(s, 1, r);
-    for (int i = 0; i < 4; ++i) {
-      compare_digit(digit[i], (stored[i] & one) | (~stored[i] & zero), undecided[i], flips[i]);
-    }
+  if (s.symmetric) {
+    decide_group<true>(s, group, sample, stored, undecided, flips);
+  } else {
+    decide_group<false>(s, group, sample, stored, undecided, flips);
   }
 }
 

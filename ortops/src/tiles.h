@@ -191,6 +191,11 @@ struct Pending {
   int used = 0;
 };
 
+// Threshold digit r (0 is worth 1/2) of stored zeros or ones, as a word of equal bits.
+FORCE_INLINE std::uint32_t threshold_digit(const Sampler& s, int bit, int r) {
+  return first_digit(s.threshold[bit] << r);
+}
+
 // Draws digits [from, to), or fewer once every lane is decided. Returns whether lanes are left.
 template <bool kSymmetric, bool kOneSample>
 FORCE_INLINE bool decide(const Sampler& s, const Vec& block, const Vec& sample, int from, int to,
@@ -211,7 +216,8 @@ FORCE_INLINE bool decide(const Sampler& s, const Vec& block, const Vec& sample, 
     } else {
       for (int i = 0; i < 4; ++i) {
         const Vec one = (stored[i] & splat(t1)) | (~stored[i] & splat(t0));
-        compare_digit(digit[i], one, undecided[i], flips[i]);
+        flips[i] |= undecided[i] & one & ~digit[i];
+        undecided[i] &= ~(digit[i] ^ one);
       }
     }
     if (!any(undecided[0] | undecided[1] | undecided[2] | undecided[3])) return false;
