@@ -22,6 +22,7 @@ from .midpoint_network import CleanImages, NoisyNetwork, derived_seed, random_or
 from .midpoint_outcome import Outcome
 from .midpoint_search import MidpointSearch
 from .noisy_sites import NoisySites
+from .notes import session_notes, too_wide
 from .ort_session import Provider
 from .progress import StatusLine
 from .session import NoisySession
@@ -347,11 +348,12 @@ def find_midpoint(
     if not isinstance(session, NoisySession):
         session = NoisySession(session, providers, threads, custom_op_libraries)
     chosen = NoisySites(session.sites, noisy, fixed_rates)
-    masks = swept_masks(bit_mask, session.sites, chosen)[1]
+    label, masks = swept_masks(bit_mask, session.sites, chosen)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
     evaluator = Evaluator(session, dataset.head(images), batch_size)
     finder = MidpointFinder(evaluator, seed=int(seed), confidence=confidence)
     line = StatusLine(progress)
+    line.say(*too_wide(label, masks, session.sites, chosen), *session_notes(session, dataset))
     try:
         with terminable():
             return finder.find(

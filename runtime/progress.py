@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 from .run_log import LOGGER
@@ -50,15 +51,9 @@ class Progress:
         if not self._terminal:
             self._drawn -= _LINE_SECONDS
 
-    def say(self, text: str) -> None:
-        """Write a line of its own; empty: nothing."""
-        if not text:
-            return
-        LOGGER.info("%s", text)
-        if self._show:
-            if self._terminal:
-                text = "\r" + text.ljust(_width())
-            self._stream.write(f"{text}\n")
+    def say(self, *texts: str) -> None:
+        """Write lines of their own."""
+        _say(texts, self._stream if self._show else None)
 
     def start(self, text: str) -> None:
         """Name what is measured now."""
@@ -159,6 +154,10 @@ class StatusLine:
             self._stream.write(line + "\n")
         self._stream.flush()
 
+    def say(self, *texts: str) -> None:
+        """Write lines of their own."""
+        _say(texts, self._stream if self._show else None)
+
     def close(self) -> None:
         """Say what was held back, and end the line."""
         if self._unsaid:
@@ -167,6 +166,15 @@ class StatusLine:
         if self._show and self._terminal and self._width:
             self._stream.write("\n")
             self._stream.flush()
+
+
+def _say(texts: Sequence[str], stream: TextIO | None) -> None:
+    """Write lines; on a terminal in the place of one that is still changing."""
+    for text in texts:
+        LOGGER.info("%s", text)
+        if stream is not None:
+            stream.write(("\r" + text.ljust(_width()) if stream.isatty() else text) + "\n")
+            stream.flush()
 
 
 def _width() -> int:

@@ -21,6 +21,7 @@ from .clean_once import CleanOnce
 from .dataset import Dataset, load
 from .interrupt import Interrupted, terminable
 from .noisy_sites import NoisySites
+from .notes import session_notes, too_wide
 from .ort_session import Provider
 from .progress import StatusLine
 from .protection_comparison import Compared, compare
@@ -123,7 +124,8 @@ def protect(
         raise InputError(f"images: expected {_LEAST_IMAGES} or more, got {images}")
     session = NoisySession(model, providers, threads, custom_op_libraries)
     chosen = NoisySites(session.sites, noisy, fixed_rates)
-    masks = site_masks(swept_masks(bit_mask, session.sites, chosen)[1], session.sites)
+    label, asked = swept_masks(bit_mask, session.sites, chosen)
+    masks = site_masks(asked, session.sites)
     dataset = load(data, split, size=session.image_size) if isinstance(data, str) else data
     if len(dataset) < _LEAST_DATA:
         raise InputError(
@@ -134,6 +136,7 @@ def protect(
     if not bits.any():
         raise InputError("mask: expected a bit of a noisy site's word, got none: nothing flips")
     line = StatusLine(progress)
+    line.say(*too_wide(label, asked, session.sites, chosen), *session_notes(session, dataset))
     designs: list[Design] = []
     compared: list[Compared] = []
     inferences = 0

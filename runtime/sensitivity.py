@@ -24,6 +24,7 @@ from .interrupt import Interrupted, terminable
 from .midpoint_finder import HIGHEST, FoundMidpoint, MidpointFinder
 from .midpoint_search import SEARCH_VERSION
 from .noisy_sites import NoisySites
+from .notes import session_notes
 from .ort_session import Provider
 from .progress import Progress
 from .sensitivity_file import Entries, Key, read_entries, write_entries
@@ -303,6 +304,8 @@ class _Work:
         measured = 0
         try:
             with terminable():
+                if todo:
+                    bar.say(*session_notes(self._evaluator.session, self._evaluator.data))
                 for key in todo:
                     text = self._describe(key)
                     bar.start(text)

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ortops import cuda_architectures
 from ..ortops.errors import InputError
 from .dataset import Dataset, load
 from .evaluate import Evaluator
 from .interrupt import Interrupted
 from .metrics import Metric
 from .noisy_sites import NoisySites
+from .notes import session_notes, too_wide
 from .ort_session import Provider
 from .point_pool import local_executor
 from .point_task import Executor, Kind, SweepNoise
 from .rates import noise_seed, parse_rates
 from .results import Results, rates_key
 from .session import NoisySession
-from .sweep_masks import swept_masks, too_wide
+from .sweep_masks import swept_masks
 from .sweep_points import SweepPoints
 from .sweep_record import SweepLabels, point_key
 
@@ -252,9 +252,11 @@ def sweep(
             elsewhere = [(row["machine"], row["provider"]) for row in store.sweeps()]
         work = SweepPoints(evaluator, store, noise, labels, elsewhere)
         wanted = [(p01, p10, trial) for trial in range(int(trials)) for p01, p10 in pairs]
-        notes = [too_wide(label, masks, session.sites, chosen), _scaling(evaluator)]
-        notes.append(_without_kernels(session.provider))
-        notes.append(_UNSIZED if skip_clean and not skips else "")
+        notes = [
+            *too_wide(label, masks, session.sites, chosen),
+            *session_notes(session, evaluator.data),
+            *([_UNSIZED] if skip_clean and not skips else []),
+        ]
         work.measure(wanted, executor, progress, notes)
         keys = {point_key(point) for point in wanted}
         points = [
@@ -277,24 +279,6 @@ def sweep(
         sweep=work.keys[0],
         noisy=chosen.label,
         path=store.path,
-    )
-
-
-def _scaling(evaluator: Evaluator) -> str:
-    """Return a note where 8-bit images are scaled without a word about it in the model."""
-    session, images = evaluator.session, evaluator.data.images
-    if images.dtype != np.uint8 or session.input_dtype == np.uint8 or session.normalization:
-        return ""
-    return "note: images as x / 255: the model names no normalization"
-
-
-def _without_kernels(provider: str) -> str:
-    """Return a note where a CUDA device has to leave the sites to the CPU."""
-    if not provider.lower().startswith("cuda") or cuda_architectures():
-        return ""
-    return (
-        "note: this NoisyStore library was built without CUDA (no nvcc was found): its sites run "
-        "on the CPU"
     )
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..ortops.bit_masks import ALL_BITS, mask_name
+from ..ortops.bit_masks import mask_name
 from .noisy_sites import NoisySites
-from .sites import Site, named_mask, site_masks
+from .sites import Site, named_mask
 
 
 def swept_masks(
@@ -22,22 +22,3 @@ def swept_masks(
         return named_mask(bit_mask, sites)
     each = [bit_mask if noisy else "all" for noisy in chosen.noisy]
     return mask_name(bit_mask), named_mask(each, sites)[1]
-
-
-def too_wide(
-    label: str, masks: int | list[int] | None, sites: Sequence[Site], chosen: NoisySites
-) -> str:
-    """Return a warning where a mask has bits beyond the words of all noisy sites; empty: none.
-
-    Label and masks are those of `swept_masks`.
-    """
-    each = site_masks(masks, sites)
-    noisy = [(site.noisy_bits, int(each[site.site])) for site in sites if chosen.noisy[site.site]]
-    if not noisy or any(mask == ALL_BITS or not mask >> bits for bits, mask in noisy):
-        return ""
-    bits, mask = max(noisy)
-    word = (1 << bits) - 1
-    kept = "all of them" if mask & word == word else f"{mask & word:#x}"
-    return (
-        f"warning: mask {label}: words of the noisy sites have at most {bits} bits: it means {kept}"
-    )

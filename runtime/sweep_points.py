@@ -99,7 +99,7 @@ class SweepPoints:
         bar = Progress(work, everything, show if tasks else False, stored=stored)
         classes = self._evaluator.session.classes
         earlier = [r.clean for r in self._records.values() if r.clean is not None]
-        notes = [*say, *(_doubt(clean, classes) for clean in earlier)]
+        notes = [*say, *(note for clean in earlier for note in _doubt(clean, classes))]
 
         def begin(task: Task) -> bool:
             bar.start(_label(task))
@@ -111,8 +111,7 @@ class SweepPoints:
         queue = _Queue(tasks, begin)
         try:
             with terminable(), closing(executor.run(queue, bar.tick)) as outcomes:
-                for note in dict.fromkeys(notes if tasks else ()):
-                    bar.say(note)
+                bar.say(*dict.fromkeys(notes if tasks else ()))
                 for outcome in outcomes:
                     record = self._record(outcome.kind)
                     if outcome.task.point is not None and record.clean is None:
@@ -124,7 +123,7 @@ class SweepPoints:
                     if points:
                         label += f"  {_result(points[-1])}"
                     if outcome.task.point is None:
-                        bar.say(_doubt(outcome.scores, outcome.classes))
+                        bar.say(*_doubt(outcome.scores, outcome.classes))
                     cost = costs.get(outcome.task.point, 0.0)
                     bar.finish(cost, label, points=int(outcome.task.point is not None))
         except KeyboardInterrupt as error:
@@ -244,16 +243,16 @@ def _result(point: Point) -> str:
     return f"{text}  {1 - point.n_run / point.images:.0%} of samples skipped"
 
 
-def _doubt(clean: Scores, classes: int | None) -> str:
-    """Return what is to be said where a network hardly does more than guess; empty: nothing."""
+def _doubt(clean: Scores, classes: int | None) -> list[str]:
+    """Return a warning where a network hardly does more than guess."""
     if clean.correct is None or classes is None:
-        return ""
+        return []
     accuracy, images, chance = float(clean.correct.mean()), len(clean.correct), 1 / classes
     try:
         check_clean(accuracy, chance, images)
     except InputError:
-        return (
+        return [
             f"warning: clean accuracy {accuracy:.4f} is not clearly above chance ({chance:.4g}), "
             f"of {images:,} images: is the model trained, and are images normalized as in training?"
-        )
-    return ""
+        ]
+    return []

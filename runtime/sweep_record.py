@@ -91,8 +91,17 @@ class SweepRecord:
         self._early: list[Outcome] = []
 
     def measured(self) -> set[tuple[str, int]]:
-        """Return (rates key, trial) of the points that are stored."""
-        return set() if self.clean is None else self._store.measured(self._id)
+        """Return (rates key, trial) of the points that are stored.
+
+        Raises
+        ------
+        InputError
+            One of them is damaged, which is better told before more are measured.
+        """
+        if self.clean is None:
+            return set()
+        rows = self._store.rows(sweep=self.key)
+        return {(rates_key(row["p01"], row["p10"]), row["trial"]) for row in rows}
 
     def has(self, point: tuple[float, float, int]) -> bool:
         """Return whether a point (p01, p10, trial) is stored."""

@@ -329,6 +329,9 @@ def test_a_status_line_stays_in_its_place(monkeypatch):
     assert line.text == "short"
     line.close()
     assert stream.getvalue() == f"\r{'x' * 39}\r{'short  0s'.ljust(39)}\n"
+    line.say("first", "second")
+    assert stream.getvalue().endswith(f"\r{'first'.ljust(39)}\n\r{'second'.ljust(39)}\n")
     silent = Terminal()
     StatusLine(False, silent).show("text")
+    StatusLine(False, silent).say("text")
     assert silent.getvalue() == ""

@@ -136,15 +136,6 @@ def test_skipping_changes_nothing_but_time(make_model, small_data, tmp_path, noi
     assert {p["n_run"] for p in fewer.points if p["p01"] == 0} == {0}
 
 
-@pytest.mark.parametrize("provider", ["CPUExecutionProvider", "CUDAExecutionProvider"])
-@pytest.mark.parametrize("built_for", [(), ("90",)])
-def test_a_library_without_cuda_is_named_on_cuda(provider, built_for, monkeypatch):
-    module = sys.modules["noisystore.runtime.sweep"]
-    monkeypatch.setattr(module, "cuda_architectures", lambda: built_for)
-    said = module._without_kernels(provider)
-    assert ("built without CUDA" in said) is (provider.startswith("CUDA") and not built_for)
-
-
 def test_some_samples_have_the_logits_of_all(model_path, small_data):
     session = NoisySession(model_path, threads=1)
     seed, rate = 12, 1e-4
@@ -252,6 +243,22 @@ def test_damaged_clean_scores(model_path, small_data, tmp_path):
         database.execute("UPDATE sweeps SET clean_scores = zeroblob(99)")
     with pytest.raises(InputError, match=r"r\.sqlite: damaged: the clean scores"):
         run(model_path, small_data, results=path, trials=3)
+
+
+@pytest.mark.parametrize("change", ["points SET correct = 'x'", "bits SET agree_bits = x'00'"])
+def test_a_damaged_point_is_told_before_more_are_measured(model_path, small_data, tmp_path, change):
+    path = tmp_path / "r.sqlite"
+    run(model_path, small_data, results=path)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        (before,) = database.execute("SELECT count(*) FROM points").fetchone()
+        database.execute(f"UPDATE {change} WHERE rowid = (SELECT max(rowid) FROM points)")
+    session = NoisySession(model_path, threads=1)
+    with pytest.raises(InputError, match=r"r\.sqlite: damaged: column"):
+        run(session, small_data, results=path, trials=3, threads=None)
+    assert session.inferences == 0
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT count(*) FROM points").fetchone() == (before,)
 
 
 def test_more_trials_and_rates_extend_a_sweep(model_path, small_data):
@@ -373,7 +380,7 @@ def test_the_bar_of_a_resumed_sweep():
 def test_a_line_of_its_own_hides_the_one_before():
     bar = Progress(1.0, 1, stream=(stream := Terminal()))
     bar.say("short")
-    bar.say("")
+    bar.say()
     width = shutil.get_terminal_size().columns - 1
     assert stream.getvalue() == f"\r{'short'.ljust(width)}\n"
 
