@@ -318,7 +318,7 @@ def _draw_marks(axes: Any, marks: Sequence[Mark], label: str, low: float, high: 
             ha="left",
             va="top" if high_up else "bottom",
             fontsize=8,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
+            bbox={"fc": "white", "ec": "none", "alpha": 0.95, "pad": 0.6},
             zorder=7,
         )
 
