@@ -80,12 +80,11 @@ NOISYSTORE_HD RowAndPart split(std::uint64_t number, std::uint64_t parts) {
 NOISYSTORE_HD void flip_unread(unsigned char* words, std::uint64_t bytes, std::uint64_t bit) {
 #if defined(__CUDA_ARCH__)
   unsigned char* byte = words + (bit >> 3);
-  const auto address = reinterpret_cast<std::uintptr_t>(byte);
-  auto* part = reinterpret_cast<unsigned*>(address & ~std::uintptr_t{3});
-  const bool inside = reinterpret_cast<unsigned char*>(part) >= words &&
-                      reinterpret_cast<unsigned char*>(part + 1) <= words + bytes;
-  if (inside) {
-    atomicXor(part, 1u << ((address & 3) * 8 + (bit & 7)));
+  const auto past = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(byte) & 3);
+  // By pointer arithmetic, so that the compiler knows it for global memory: RED, not ATOM.
+  unsigned char* part = byte - past;
+  if (part >= words && part + 4 <= words + bytes) {
+    atomicXor(reinterpret_cast<unsigned*>(part), 1u << (past * 8 + (bit & 7)));
     return;
   }
 #else
