@@ -167,13 +167,16 @@ def formats_model(kind: str, code: int, word_bits: int) -> None:
 
 
 def rows_model() -> None:
-    """x [R, 5] -> sites of two rows a sample, of all rows sample 0, and of all rows one sample."""
+    """x [R, 5] -> sites of two rows a sample, of all rows sample 0, and of all rows one sample.
+
+    What lies between them moves words: arithmetic, be it a negation, may give any NaN for a NaN.
+    """
     nodes, outputs = [], []
     x = "x"
     for site, rows in enumerate((2, 0, -1)):
         nodes += [
-            helper.make_node("Neg", [x], [f"n{site}"]),
-            store(f"n{site}", f"y{site}", site, rows),
+            helper.make_node("Gather", [x, "backwards"], [f"x{site}"], axis=1),
+            store(f"x{site}", f"y{site}", site, rows),
         ]
         x = f"y{site}"
         outputs.append(helper.make_tensor_value_info(x, TensorProto.FLOAT, ["R", 5]))
@@ -182,7 +185,7 @@ def rows_model() -> None:
         nodes,
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["R", 5])],
         outputs,
-        [],
+        [numpy_helper.from_array(np.arange(5)[::-1].copy(), "backwards")],
         [10, 0, 0],
     )
 

@@ -251,8 +251,8 @@ def check_rows(comparison: Comparison) -> None:
             read = x
             for site, rows in enumerate((2, 0, -1)):
                 what = f"rows_per_sample={rows} {noise}, {threads} threads"
-                negative = (bits(read) ^ np.uint32(1 << 31)).view(np.float32)
-                expected = comparison.apply(what, negative, noise, site, rows_per_sample=rows)
+                fed = np.ascontiguousarray(read[:, ::-1])
+                expected = comparison.apply(what, fed, noise, site, rows_per_sample=rows)
                 comparison.equal(what, outputs[site], expected)
                 read = outputs[site]
 
