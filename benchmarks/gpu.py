@@ -2,10 +2,10 @@
 """The operator on a CUDA device: equal bits first, then its speed. One command on any CUDA machine.
 
 It needs a NoisyStore library with CUDA kernels (built where nvcc is found) and a CUDA driver; its
-parts `provider` and `networks` need onnxruntime-gpu too, or CUDA as a plugin, and PyTorch for
-exporting the networks, unless --models names a folder that `--export FOLDER` filled elsewhere. What
-is missing skips by name. Exit status: 0, 1 where bits or logits differ, 2 where nothing can be
-measured.
+parts `provider` and `networks` need onnxruntime-gpu too, or CUDA as a plugin, `networks` also onnx,
+and PyTorch and torchvision for exporting the networks, unless --models names a folder that
+`--export FOLDER` filled elsewhere. What is missing skips by name. Speeds stand beside their goals.
+Exit status: 0, 1 where bits or logits differ or a part breaks off, 2 where nothing can be measured.
 
   python benchmarks/gpu.py                          everything (10 minutes)
   python benchmarks/gpu.py --quick --only bits      a first look (seconds)
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,18 @@ from noisystore import ortops
 from noisystore.ortops.files import write_whole
 from noisystore.runtime import bench_report
 from noisystore.runtime.commands.common import check_output, table
+from noisystore.runtime.texts import one_line
 
 PARTS = ("bits", "provider", "bandwidth", "networks", "sanitizer")
 RATES = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1 / 32, 0.1, 0.5)
 BATCHES = (1, 32, 256)
-#: Samples and elements of the tensor that is timed (quick or not): beyond the second-level cache,
-#: and long enough for the host's part not to count.
-TIMED = {True: (256, 65536), False: (1024, 65536)}
+#: Samples and elements of the tensor that is timed, 256 MiB: beyond any second-level cache.
+TIMED = (1024, 65536)
+#: Most time, by rate: of the operator in place, in multiples of a device's copy of the tensor (at
+#: 0.1 and 0.5 12% and 35% of a copy's bandwidth); and of a noisy network at batch 32 and 256, in
+#: multiples of the plain one.
+COPY_GOALS = {1e-6: 0.25, 1e-4: 0.25, 0.1: 1 / 0.12, 0.5: 1 / 0.35}
+NETWORK_GOALS = {1e-6: 1.05, 1e-4: 1.05, 0.1: 1.3}
 HERE = Path(__file__).parent
 
 
@@ -57,8 +63,10 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="keep the figures")
     args = parser.parse_args()
     if args.export is not None:
-        gpu_networks.export(args.export)
-        return 0
+        left_out = gpu_networks.export(args.export)
+        for line in left_out:
+            print(f"gpu.py: {line}", file=sys.stderr)
+        return 2 if left_out else 0
     if args.models is not None and not args.models.is_dir():
         print(f"gpu.py: --models {args.models}: no such folder; --export makes it", file=sys.stderr)
         return 2
@@ -94,26 +102,34 @@ def main() -> int:
         print(f"\n{name} ...", file=sys.stderr)
         try:
             result[name] = parts[name]()
-        except (
-            CudaError,
-            ortops.InputError,
-        ) as error:  # what other parts found is kept
-            print(f"{name}: {error}")
-            result[name] = {"differences": [str(error)]}
-        failed |= bool(result[name].get("differences"))
-    if args.output is not None:
-        write_whole(args.output, (json.dumps(result, indent=1) + "\n").encode())
+        except Exception as error:  # the driver's, ONNX Runtime's: other parts go on
+            traceback.print_exc()
+            print(f"{name} broke off: {one_line(error)}")
+            result[name] = {"error": one_line(error)}
+        failed |= bool(result[name].get("differences")) or "error" in result[name]
+        if args.output is not None:
+            write_whole(args.output, (json.dumps(result, indent=1) + "\n").encode())
     return int(failed)
 
 
 def _commit() -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
     done = subprocess.run(
-        ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"],
+        [git, "-C", str(HERE), "rev-parse", "--short", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
     )
     return done.stdout.strip() or None
+
+
+def goal(what: str, wanted: float, got: float) -> dict[str, Any]:
+    """Say whether a time, in multiples of another, is as short as it should be."""
+    met = got <= wanted
+    print(f"goal {'met' if met else 'MISSED'}: {what}: at most {wanted:.3g}, got {got:.3g}")
+    return {"what": what, "wanted": wanted, "got": got, "met": met}
 
 
 def on(device: Device) -> Callable[[npt.NDArray[Any], Case], npt.NDArray[Any]]:
@@ -143,8 +159,10 @@ def on(device: Device) -> Callable[[npt.NDArray[Any], Case], npt.NDArray[Any]]:
             y = after[inside].view(x.dtype).reshape(x.shape).copy()
             after[inside] = 0xA5
             if (after != 0xA5).any():
-                raise CudaError(f"{case}: memory beside the tensor changed")
+                raise CudaError("memory beside the tensor changed")
             return y
+        except (CudaError, ortops.InputError) as error:
+            raise CudaError(f"{case}, x {list(x.shape)}: {error}") from error
         finally:
             with contextlib.suppress(CudaError):  # what went wrong before is said
                 for address in {source, target}:
@@ -188,19 +206,33 @@ def provider() -> dict[str, Any]:
 
 def bandwidth(device: Device, quick: bool) -> dict[str, Any]:
     """Time the operator in place against a copy of the tensor from device to device."""
-    rows = []
-    samples, elements = TIMED[quick]
+    rows: list[dict[str, Any]] = []
+    samples, elements = TIMED
     size = 4 * samples * elements
     x, y = device.allocate(size), device.allocate(size)
     device.write(x, np.random.default_rng(0).standard_normal((samples, elements), np.float32))
-    copy = device.microseconds(lambda: device.copy(y, x, size), 50)
+    rounds = 3 if quick else 7
+
+    def copies(number: int) -> None:
+        for _ in range(number):
+            device.copy(y, x, size)
+
+    def time_of(run: Callable[[], None], repeats: int) -> float:
+        return device.microseconds(run, repeats, rounds, busy=lambda: copies(4))
+
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:  # clocks rise
+        device.microseconds(lambda: copies(1), 20, 1)
+    copy = time_of(lambda: copies(1), 50)
     for name in ("native", "bfloat16", "float8e4m3fn", "int8"):
         for rate in RATES:
             run = ortops.prepared_apply_on_cuda(
                 x, x, "float32", (samples, elements), rate, storage_format=name, scale=0.05
             )
-            spent = device.microseconds(run, 20)
-            rows.append({"format": name, "rate": rate, "us": spent, "of_copy": spent / copy})
+            rows.append({"format": name, "rate": rate, "us": time_of(run, 20)})
+    copy = min(copy, time_of(lambda: copies(1), 50))
+    for row in rows:
+        row["of_copy"] = row["us"] / copy
     device.free(x)
     device.free(y)
     print(f"float32, {size >> 20} MiB in place, in multiples of a copy ({copy:.1f} us)")
@@ -210,50 +242,87 @@ def bandwidth(device: Device, quick: bool) -> dict[str, Any]:
         for name in formats
     ]
     print(table(["format", *(f"{rate:.3g}" for rate in RATES)], lines))
-    return {"bytes": size, "copy_us": copy, "rows": rows}
+    goals = [
+        goal(f"float32 in place, rate {row['rate']:g}", COPY_GOALS[row["rate"]], row["of_copy"])
+        for row in rows
+        if row["format"] == "native" and row["rate"] in COPY_GOALS
+    ]
+    return {"bytes": size, "copy_us": copy, "rows": rows, "goals": goals}
 
 
 def networks(models: Path | None, quick: bool) -> dict[str, Any]:
     """Check whole networks on the provider, and time them noisy against plain."""
     try:
-        cuda = gpu_networks.cuda()
+        import onnx  # noqa: F401  (of the check)
+
+        gpu_networks.cuda()
     except (ImportError, ortops.InputError) as error:
-        return _skipped(f"needs onnxruntime-gpu: {error}")
+        return _skipped(f"needs onnx, and onnxruntime-gpu: {error}")
     names = gpu_networks.NETWORKS[: 1 if quick else None]
     with tempfile.TemporaryDirectory(prefix="noisystore.") as made:
         folder = models or Path(made)
+        left_out = gpu_networks.export(folder, names) if models is None else []
+        there = [name for name in names if gpu_networks.is_in(folder, name)]
+        if models is not None:
+            left_out = [
+                f"{name}: not in {folder}; --export makes it" for name in names if name not in there
+            ]
+        for line in left_out:
+            print(f"left out: {line}")
+        if not there:
+            return _skipped("no network is left")
         try:
-            if models is None:
-                gpu_networks.export(folder, names)
-        except ImportError as error:
-            return _skipped(f"{error}; or name a folder of networks with --models")
-        differences: list[str] = []
-        rows: list[dict[str, Any]] = []
-        try:
-            gpu_networks.session(str(gpu_networks.path_of(folder, names[0], True)), cuda)
+            return {"left_out": left_out, **_networks(folder, there, Path(made), quick)}
         except gpu_networks.NoProvider as error:
             return _skipped(str(error))
-        for name in names:
-            path, shape = gpu_networks.path_of(folder, name, True), gpu_networks.SHAPES[name]
-            differences += gpu_networks.check(path, shape, cuda)
-            runs_on = gpu_networks.providers_of_stores(path, shape, cuda, Path(made))
-            if runs_on != {cuda[0]}:
-                differences.append(f"{name}: its NoisyStore nodes run on {sorted(runs_on)}")
-            for batch in BATCHES[: 2 if quick else None]:
-                for row in gpu_networks.times(folder, name, batch, 5 if quick else 30, cuda):
-                    rows.append({"network": name, "batch": batch, **row})
+
+
+def _networks(folder: Path, names: list[str], profiles: Path, quick: bool) -> dict[str, Any]:
+    exact = gpu_networks.cuda(gpu_networks.EXACT)
+    differences: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        path, shape = gpu_networks.path_of(folder, name, True), gpu_networks.SHAPES[name]
+        differences += gpu_networks.check(path, shape, exact)
+        runs_on = gpu_networks.providers_of_stores(path, shape, exact, profiles)
+        if runs_on != {exact[0]}:
+            differences.append(f"{name}: its NoisyStore nodes run on {sorted(runs_on)}")
+        for batch in BATCHES[: 2 if quick else None]:
+            for products, options in gpu_networks.PRODUCTS.items():
+                found = {"network": name, "batch": batch, "products": products}
+                try:
+                    provider_ = gpu_networks.cuda(options)
+                    times = gpu_networks.times(folder, name, batch, 5 if quick else 30, provider_)
+                except Exception as error:  # memory of small devices, in ONNX Runtime's classes
+                    print(f"{name}, batch {batch}, {products}: not timed: {one_line(error)}")
+                    rows.append({**found, "error": one_line(error)})
+                else:
+                    rows += [{**found, **row} for row in times]
     for line in differences:
         print(f"  {line}")
     print(f"sites' words and clean logits: {len(differences) or 'no'} differences")
     print("noisy / plain, data on the device, by bit error rate")
-    groups = dict.fromkeys((row["network"], row["batch"]) for row in rows)
+    timed = [row for row in rows if "ratio" in row]
+    groups: dict[tuple[Any, ...], dict[float, float]] = {}
+    for row in timed:
+        key = row["network"], row["batch"], row["products"]
+        groups.setdefault(key, {})[row["rate"]] = row["ratio"]
     lines = [
-        [name, str(batch)]
-        + [f"{r['ratio']:.3f}" for r in rows if (r["network"], r["batch"]) == (name, batch)]
-        for name, batch in groups
+        [name, str(batch), products, *(f"{ratio:.3f}" for ratio in ratios.values())]
+        for (name, batch, products), ratios in groups.items()
     ]
-    print(table(["network", "batch", *(f"{rate:g}" for rate in gpu_networks.RATES)], lines))
-    return {"differences": differences, "rows": rows}
+    heads = ["network", "batch", "products", *(f"{rate:g}" for rate in gpu_networks.RATES)]
+    print(table(heads, lines))
+    goals = [
+        goal(
+            f"{row['network']}, batch {row['batch']}, {row['products']}, rate {row['rate']:g}",
+            NETWORK_GOALS[row["rate"]],
+            row["ratio"],
+        )
+        for row in timed
+        if row["batch"] > 1 and row["rate"] in NETWORK_GOALS
+    ]
+    return {"differences": differences, "rows": rows, "goals": goals}
 
 
 def sanitizer() -> dict[str, Any]:
@@ -272,7 +341,11 @@ def sanitizer() -> dict[str, Any]:
             check=False,
         )
         lines = (done.stdout + done.stderr).strip().splitlines()
-        summary = [line for line in lines if "SUMMARY" in line] or lines[-1:]
+        summary = [line for line in lines if "SUMMARY" in line]
+        if not summary:  # of devices and drivers that it does not know
+            said[kind] = f"skipped: does not run here: {' '.join(lines[-1:])}"
+            print(f"{kind}: {said[kind]}")
+            continue
         said[kind] = " ".join(summary)
         print(f"{kind}: {said[kind]}")
         if done.returncode:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,11 @@ from noisystore.runtime.ort_session import Provider, named_providers
 NETWORKS = ("vgg-a", "vgg-e", "torchvision:resnet50")
 SHAPES = {"vgg-a": (3, 32, 32), "vgg-e": (3, 32, 32), "torchvision:resnet50": (3, 224, 224)}
 RATES = (0.0, 1e-6, 1e-4, 1e-2, 0.1)
-#: TF32 would round products to 10 bits; the usual search for algorithms takes other ones in the
-#: session that is compared with.
-OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+#: TF32 rounds products to 10 bits; the usual search for algorithms takes other ones in the session
+#: that is compared with.
+EXACT = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+#: What is timed: the provider as it is without options, and with products in float32.
+PRODUCTS: dict[str, dict[str, str]] = {"default (TF32)": {}, "float32": {"use_tf32": "0"}}
 CPU: Provider = ("CPUExecutionProvider", {})
 
 
@@ -35,9 +39,9 @@ class NoProvider(Exception):
     """An execution provider that does not start."""
 
 
-def cuda() -> Provider:
+def cuda(options: Mapping[str, str] = MappingProxyType({})) -> Provider:
     """Find ONNX Runtime's CUDA provider, built in or a plugin's; raise InputError without one."""
-    return named_providers([("cuda", OPTIONS)])[0]
+    return named_providers([("cuda", options)])[0]
 
 
 def plugin_of(name: str) -> str | None:
@@ -48,19 +52,33 @@ def plugin_of(name: str) -> str | None:
     return next((d.ep_metadata.get("library_path") for d in devices if d.ep_name == name), None)
 
 
-def export(folder: Path, networks: tuple[str, ...] = NETWORKS) -> None:
-    """Write every network with random weights, noisy and plain. Needs PyTorch."""
-    import torch
+def export(folder: Path, networks: tuple[str, ...] = NETWORKS) -> list[str]:
+    """Write networks with random weights, noisy and plain; return which not, and why.
 
-    from noisystore.export import export_onnx, load_model
-
+    Needs PyTorch, and torchvision for its networks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    left_out = []
     for name in networks:
-        torch.manual_seed(0)
-        model, _ = load_model(name)
+        try:
+            import torch
+
+            from noisystore.export import export_onnx, load_model
+
+            torch.manual_seed(0)
+            model, _ = load_model(name)
+        except (ImportError, ortops.InputError) as error:
+            left_out.append(f"{name}: {error}")
+            continue
         example = (torch.zeros(2, *SHAPES[name]),)
         for sites in ("activation", "none"):
             export_onnx(model, example, path_of(folder, name, sites == "activation"), sites=sites)
+    return left_out
+
+
+def is_in(folder: Path, name: str) -> bool:
+    """Say whether a network's files are in a folder."""
+    return all(path_of(folder, name, noisy).is_file() for noisy in (True, False))
 
 
 def path_of(folder: Path, name: str, noisy: bool) -> Path:

@@ -12,7 +12,10 @@ References
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import io
 import itertools
 import pkgutil
 import threading
@@ -24,6 +27,7 @@ from .texts import one_line
 
 _PACKAGES = "onnxruntime_ep_"
 _CPU = "CPUExecutionProvider"
+_NVIDIA = ("CUDA", "Cuda", "Tensorrt", "NvTensorRT")
 _finding = threading.Lock()  # a library is registered once
 
 
@@ -55,6 +59,8 @@ def find(names: Sequence[str]) -> str | None:
         there = available()
         for name in names:
             if name in there:
+                if name.startswith(_NVIDIA) and name in onnxruntime.get_available_providers():
+                    _load_nvidia()
                 return name
         if not hasattr(onnxruntime, "register_execution_provider_library"):  # before 1.22
             return None
@@ -67,6 +73,19 @@ def find(names: Sequence[str]) -> str | None:
     if problems:
         raise InputError(problems[0])
     return None
+
+
+@functools.cache
+def _load_nvidia() -> None:
+    """Load CUDA and cuDNN from Python packages (``nvidia-*``), which have no place in the loader."""
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "preload_dlls"):  # before 1.21
+        return
+    # What it does not find it prints, on standard output; that the provider then does not start is
+    # told where the session is made.
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _register(name: str, package: str, problems: list[str]) -> bool:

@@ -66,15 +66,31 @@ bool succeeded(cudaError_t error, const char* what, Message& message) {
   return message.set("CUDA: %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
-// Makes the device that memory lies on current, as long as an object lives: a host's threads may
-// have another one.
+// Says where memory lies. A kernel that meets memory of the host which the device does not reach
+// would spoil the context for the whole process.
+bool locate(const void* memory, const char* name, int device, cudaPointerAttributes& at,
+            Message& message) {
+  if (!succeeded(cudaPointerGetAttributes(&at, memory), "x or y is no address", message)) {
+    return false;
+  }
+  if (at.type != cudaMemoryTypeUnregistered) return true;
+  int reached = 0;
+  return succeeded(cudaDeviceGetAttribute(&reached, cudaDevAttrPageableMemoryAccess, device),
+                   "the device has no attributes", message) &&
+         (reached != 0 || message.set("CUDA: %s is memory of the host, which the device does not "
+                                      "reach: expected memory of the device",
+                                      name));
+}
+
+// Makes the device that y lies on current, as long as an object lives: a host's threads may have
+// another one.
 class OnDeviceOf {
  public:
-  OnDeviceOf(const void* memory, Message& message) {
+  OnDeviceOf(const void* x, const void* y, Message& message) {
     cudaPointerAttributes at{};
     int current = 0;
     good_ = succeeded(cudaGetDevice(&current), "there is no current device", message) &&
-            succeeded(cudaPointerGetAttributes(&at, memory), "y is no address", message);
+            locate(x, "x", current, at, message) && locate(y, "y", current, at, message);
     if (good_ && at.type == cudaMemoryTypeDevice && at.device != current) {
       before_ = current;
       good_ = succeeded(cudaSetDevice(at.device), "the device does not become current", message);
@@ -133,7 +149,7 @@ bool store_on_cuda(const Call& call, const void* x, void* y, void* stream, Messa
   }
   const DeviceKernel kernel = kernel_of(call);
   if (kernel == DeviceKernel::kNone && x == y) return true;
-  const OnDeviceOf device(y, message);
+  const OnDeviceOf device(x, y, message);
   if (!device) return false;
   const bool in_place = kernel == DeviceKernel::kNone || kernel == DeviceKernel::kFlipBlocks;
   if (in_place && x != y &&

@@ -81,11 +81,14 @@ def test_the_operator_is_timed_on_a_device(monkeypatch, capsys):
         device = gpu.Device()
     except gpu.CudaError as error:
         pytest.skip(f"needs CUDA: {error}")
-    monkeypatch.setattr(gpu, "TIMED", {True: (2, 40)})
+    monkeypatch.setattr(gpu, "TIMED", (2, 40))
     found = gpu.bandwidth(device, quick=True)
     assert [row["rate"] for row in found["rows"]] == list(gpu.RATES) * 4
     assert all(row["us"] > 0 and row["of_copy"] > 0 for row in found["rows"])
-    assert "in multiples of a copy" in capsys.readouterr().out
+    assert [goal["wanted"] for goal in found["goals"]] == list(gpu.COPY_GOALS.values())
+    said = capsys.readouterr().out
+    assert "in multiples of a copy" in said
+    assert said.count("goal ") == len(gpu.COPY_GOALS)
 
 
 def test_without_a_device_the_script_says_so():

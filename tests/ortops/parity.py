@@ -11,6 +11,8 @@ error says so. Prints one line; exits with 1 on a difference.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pathlib
 import sys
@@ -325,6 +327,9 @@ def main(provider: str | None = None, where: str = "", library: str = "") -> int
             plug(provider, library)
         elif provider not in onnxruntime.get_available_providers():
             raise NoProvider(f"{name}: {provider} is not available")
+        elif hasattr(onnxruntime, "preload_dlls"):  # CUDA from Python packages
+            with contextlib.redirect_stdout(io.StringIO()):
+                onnxruntime.preload_dlls()
         if "cuda" in provider.lower() and not ortops.cuda_architectures():  # sites: on the CPU
             raise NoProvider("this NoisyStore library was built without CUDA; build it with nvcc")
         providers.insert(0, provider)

@@ -58,6 +58,27 @@ def test_without_plugins():
         named_providers([OTHER])
 
 
+@pytest.mark.parametrize("name", [NAMES[0], "TensorrtExecutionProvider", "CPUExecutionProvider"])
+@pytest.mark.parametrize("problem", [None, OSError("no CUDA")])
+def test_cuda_from_python_packages_is_loaded_once(name, problem, monkeypatch, capsys):
+    calls = []
+
+    def preload_dlls():
+        calls.append(name)
+        print("Failed to load libcublasLt.so.13")
+        if problem is not None:
+            raise problem
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload_dlls, raising=False)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [name])
+    ort_plugins._load_nvidia.cache_clear()
+    for _ in range(2):
+        assert ort_plugins.find([name]) == name
+    ort_plugins._load_nvidia.cache_clear()
+    assert calls == ([] if name.startswith("CPU") else [name])
+    assert capsys.readouterr() == ("", "")
+
+
 @takes_plugins
 @pytest.mark.parametrize(
     ("code", "reason"),
