@@ -42,11 +42,13 @@ class Device:
         self.name = name.value.decode()
         self.cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
         numbers = []
-        for attribute in (75, 76):  # compute capability, major and minor
+        # Compute capability, major and minor; access to pageable memory of the host.
+        for attribute in (75, 76, 88):
             value = ctypes.c_int()
             self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
             numbers.append(value.value)
         self.capability = f"{numbers[0]}{numbers[1]}"
+        self.reaches_host = bool(numbers[2])
 
     def _call(self, function: str, *arguments: Any) -> None:
         status = getattr(self._cuda, function)(*arguments)

@@ -77,7 +77,7 @@ def find(names: Sequence[str]) -> str | None:
 
 @functools.cache
 def _load_nvidia() -> None:
-    """Load CUDA and cuDNN from Python packages (``nvidia-*``), which have no place in the loader."""
+    """Load CUDA and cuDNN from Python packages (``nvidia-*``), where the loader does not look."""
     import onnxruntime
 
     if not hasattr(onnxruntime, "preload_dlls"):  # before 1.21

@@ -93,19 +93,15 @@ def test_memory_that_cannot_be_words_is_refused(device_of):
 @pytest.mark.parametrize("rate", [0.01, 0.5])
 def test_memory_of_the_host_does_not_spoil_the_device(device_of, rate):
     device = device_of()
+    if device.reaches_host:
+        pytest.skip("this device reaches the host's memory")
     x, y = np.ones((2, 50), np.float32), np.zeros((2, 50), np.float32)
     place = device.allocate(x.nbytes)
     device.write(place, x)
     expected = ortops.apply(x, rate)
     for source, target in ((x.ctypes.data, place), (place, y.ctypes.data)):
-        try:
+        with pytest.raises(InputError, match="memory of the host, which the device does not reach"):
             ortops.apply_on_cuda(source, target, "float32", x.shape, rate)
-        except InputError as error:
-            assert "is memory of the host, which the device does not reach" in str(error)
-        else:  # it does
-            got = device.read(place, x) if target == place else y
-            assert got.tobytes() == expected.tobytes()
-        device.write(place, x)
     ortops.apply_on_cuda(place, place, "float32", x.shape, rate)
     assert device.read(place, x).tobytes() == expected.tobytes()
     device.free(place)
