@@ -20,6 +20,13 @@ print(f"{version.value // 1000}.{version.value % 1000 // 10} {numbers[0]}{number
 PYTHON
 }
 
+# usage: nvcc_major NVCC, which may be empty
+nvcc_major() {
+  local release=0
+  if [ -n "$1" ]; then release=$("$1" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p'); fi
+  echo "${release:-0}"
+}
+
 # Looks for a C++ compiler and an nvcc that fits this board's driver. Sets nvcc, and architectures
 # where that is empty; adds to problems what is missing. Reads python.
 look_for_compilers() {
@@ -28,7 +35,10 @@ look_for_compilers() {
   command -v "${compiler%% *}" >/dev/null ||
     problems+=("a C++ compiler: not found (apt install g++)")
   nvcc=$(command -v nvcc || true)
-  if [ -z "$nvcc" ] && [ -x /usr/local/cuda/bin/nvcc ]; then nvcc=/usr/local/cuda/bin/nvcc; fi
+  # Ubuntu's own package is older than a JetPack's toolkit, and may come first.
+  if [ "$(nvcc_major "$nvcc")" -lt 12 ] && [ -x /usr/local/cuda/bin/nvcc ]; then
+    nvcc=/usr/local/cuda/bin/nvcc
+  fi
   if [ -z "$nvcc" ]; then
     problems+=("nvcc: not found (JetPack: apt install nvidia-jetpack, or cuda-toolkit-12-6)")
   else

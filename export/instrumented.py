@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -24,7 +25,8 @@ class Instrumented(nn.Module):
     """A model whose sites go through NoisyStore; clean until `noise` says otherwise.
 
     It shares the model's parameters and buffers, so training it trains the model. It is traced
-    at its first call, once for each training mode and input shape; the batch size is free.
+    at its first call, once for each training mode, input shape and state of autocast; the batch
+    size is free.
     """
 
     def __init__(self, model: nn.Module, request: Request, formats: Mapping[str, str]) -> None:
@@ -66,7 +68,14 @@ class Instrumented(nn.Module):
             else (type(v), v)
             for v in leaves
         )
-        form = (spec, shapes)
+        # Autocast gives tensors other types, which the sites' words follow.
+        kinds = {v.device.type for v in leaves if isinstance(v, Tensor)} & {"cpu", "cuda"}
+        casts = tuple(
+            (kind, torch.get_autocast_dtype(kind))
+            for kind in sorted(kinds)
+            if torch.is_autocast_enabled(kind)
+        )
+        form = (spec, shapes, casts)
         odd = [type(v).__name__ for v in leaves if not isinstance(v, (Tensor, Hashable))]
         if odd:
             raise InputError(f"arguments: expected tensors and numbers, got {odd[0]}")

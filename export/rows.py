@@ -121,10 +121,11 @@ def _rows(first: Tensor, other: Tensor) -> int:
 
 def _changed_rows(before: Tensor, after: Tensor) -> Tensor:
     """Rows that differ by more than the rounding of a differently blocked product."""
+    rounding = 8 * torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
     a, b = (tensor.reshape(len(tensor), -1).double() for tensor in (before, after))
     same = (a == b) | (a.isnan() & b.isnan())
     span = a.nan_to_num(posinf=0, neginf=0).abs().amax() if a.numel() else a.new_zeros(())
-    return (~same & ~((a - b).abs() <= 1e-6 * span)).any(dim=1)
+    return (~same & ~((a - b).abs() <= max(1e-6, rounding) * span)).any(dim=1)
 
 
 def _varied(

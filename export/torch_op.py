@@ -34,7 +34,12 @@ def _as_numpy(x: Tensor) -> np.ndarray[Any, Any]:
     return x.numpy()
 
 
-@torch.library.custom_op("noisystore::store", mutates_args=())
+# Its noise is read on the host, so that a captured CUDA graph would repeat it for ever: compilers
+# that make such graphs are to leave it out of them.
+_TAGS = [getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name)]
+
+
+@torch.library.custom_op("noisystore::store", mutates_args=(), **({"tags": _TAGS} if _TAGS else {}))
 def store(
     x: Tensor,
     bit_error_rate: Tensor,
@@ -100,6 +105,13 @@ def store(
         )
     if not 0 <= site < sites:
         raise InputError(f"NoisyStore: site {site} is outside the {sites} rows of bit_error_rate")
+    given = (bit_error_rate, bit_mask, seed, sample_index)
+    for name, tensor in zip(NOISE_NAMES, given, strict=True):
+        if tensor.device.type != "cpu":
+            raise InputError(
+                f"NoisyStore: expected {name} on the CPU, got it on {tensor.device}: noise is read "
+                "on the host"
+            )
     x = x.detach().contiguous()
     out = torch.empty_like(x)
     p01, p10 = bit_error_rate[site].tolist()
@@ -239,7 +251,7 @@ def noise_tensors(
     bit_mask : int, str, or array_like [S] of them, optional
         Numbers or names (`noisystore.ortops.bit_mask`). By default every bit.
     seed : int
-    sample_index : int, or array_like or Tensor [N]
+    sample_index : int, or array_like or Tensor [N], on any device
     formats : sequence of str or None [S], optional
         Word format of each site, for names of masks; None: not known.
 
@@ -254,7 +266,7 @@ def noise_tensors(
         A rate, mask, seed or index of the wrong shape or value.
     """
     if isinstance(sample_index, Tensor):
-        sample_index = sample_index.numpy()
+        sample_index = sample_index.detach().cpu().numpy()
     return (
         torch.from_numpy(rate_table(bit_error_rate, sites).copy()),
         torch.from_numpy(_masks(bit_mask, sites, formats).view(np.int64)),

@@ -209,8 +209,8 @@ def train(
         run: dict[str, str] = {}
         if checkpoint is not None:
             normalized = [scale.mean.flatten().tolist(), scale.std.flatten().tolist()]
-            parts = {"seed": seed, "normalization": normalized, "device": device}
-            parts |= {"origin of the weights": origin}
+            parts = {"seed": seed, "normalization": normalized, "origin of the weights": origin}
+            parts |= {"device": torch.device(device).type}  # its number does not matter
             parts |= asdict(settings) | {"noise": asdict(noise) if noise is not None else None}
             data = {"training data": (images, labels), "test data": (test_images, test_labels)}
             run = run_key(model, parts, data)

@@ -174,12 +174,23 @@ class Evaluator:
             index = np.array([chosen.start], dtype=np.int64)
         else:
             index = np.ascontiguousarray(chosen, dtype=np.int64)
-        missing = (self.session.batch or rows) - rows
+        missing = (self._filled or rows) - rows
         if missing:
             x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
             if index.size > 1 or not isinstance(chosen, slice):
                 index = np.concatenate([index, np.repeat(index[-1:], missing)])
         return x, index
+
+    @cached_property
+    def _filled(self) -> int | None:
+        """Samples of every batch; None: any number.
+
+        For each number that comes, accelerators' libraries choose their algorithms anew, which
+        takes longer than samples that are not needed, and rounds otherwise.
+        """
+        if self.session.batch or self.session.provider == "CPUExecutionProvider":
+            return self.session.batch
+        return min(self.batch_size, len(self.data))
 
     @cached_property
     def _ready(self) -> npt.NDArray[Any]:

@@ -193,7 +193,7 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
 
 def _apart_keys(group: Group) -> dict[str, str]:
     keys = {**group.keys, "images": group.fit.images}
-    keys["provider"] = keys["provider"].removesuffix("ExecutionProvider")
+    keys["provider"] = keys["provider"].replace("ExecutionProvider", "")
     keys["name"], keys["file"] = PurePath(group.file).name, group.file
     return {name: str(keys[name]) for name in _APART | _APART_AT_NEED}
 

@@ -29,6 +29,13 @@ Provider = tuple[str, Mapping[str, str]]
 _SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # One provider: plugins had a name of their own at first.
 _CUDA = ("CUDAExecutionProvider", "CudaPluginExecutionProvider")
+# Options that change results, and what they are without being given.
+_ROUNDING = {
+    "use_tf32": "1",
+    "trt_fp16_enable": "0",
+    "trt_bf16_enable": "0",
+    "trt_int8_enable": "0",
+}
 _ONLY_CPU: list[Provider] = [("CPUExecutionProvider", {})]
 # Errors of ONNX Runtime carry those that they follow from at their ends.
 _CONTEXT = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : ")
@@ -148,9 +155,12 @@ class SessionMaker:
             options = self._options(entries)
             if complete is not None:
                 complete(options)
+            # With its fallback ONNX Runtime goes over to the CPU after some errors, in a run, too.
             if ort_plugins.configure(options, providers):
                 return onnxruntime.InferenceSession(model, options, enable_fallback=0)
-            return onnxruntime.InferenceSession(model, options, providers=providers)
+            return onnxruntime.InferenceSession(
+                model, options, providers=providers, enable_fallback=0
+            )
 
         with _quiet_providers():
             return ort_options.with_exact_integers(make)
@@ -311,6 +321,11 @@ def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Pr
     found: list[Provider] = []
     for given in wanted:
         name, options = (given, {}) if isinstance(given, str) else given
+        if str(options.get("enable_cuda_graph", "0")).lower() in ("1", "true"):
+            raise InputError(
+                f"execution provider {name}: enable_cuda_graph: expected 0, got 1: a captured "
+                "graph repeats the noise that it was captured with"
+            )
         names = _names(str(name))
         there = ort_plugins.find(names)
         if there is None:
@@ -321,6 +336,16 @@ def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Pr
     if not found:
         raise InputError(f"execution provider: expected one of {ort_plugins.available()}, got none")
     return found
+
+
+def arithmetic_of(provider: str, options: Mapping[str, str]) -> str:
+    """Return an execution provider as results name it: with those of its options that round."""
+    named = [provider]
+    for option, usual in _ROUNDING.items():
+        value = str(options.get(option, usual)).lower()
+        value = {"true": "1", "false": "0"}.get(value, value)
+        named += [f"{option}={value}"] if value != usual else []
+    return " ".join(named)
 
 
 def _names(provider: str) -> tuple[str, ...]:

@@ -195,8 +195,11 @@ class EvaluatorSource:
 
 
 def kind_of(session: NoisySession) -> Kind:
-    """Return the machine and the execution provider that a session runs on."""
-    return platform.machine(), session.provider
+    """Return the machine and the execution provider that a session runs on.
+
+    With options of the provider that round: their results are others.
+    """
+    return platform.machine(), session.arithmetic
 
 
 def measure(

@@ -262,7 +262,7 @@ class _Maker:
 
     def _names(self) -> dict[str, str]:
         shared = self._shared
-        provider = shared["provider"].removesuffix("ExecutionProvider")
+        provider = shared["provider"].replace("ExecutionProvider", "")
         cpus = " + ".join(sorted(set(self._column("cpu")) - {""}))
         where = f"{shared['machine']}, {provider}"
         names = {

@@ -266,6 +266,8 @@ def commands(curves: Sequence[Curve]) -> list[str]:
         keys = curve.keys
         if keys["noisy"] or curve.names["directions"] != "1:1" or keys["metric_name"]:
             continue
+        if " " in keys["provider"]:  # its options are those of a board
+            continue
         rates = ",".join(repr(float(rate)) for rate in curve.rate)
         for seed in curve.seeds:
             words = ["noisystore", "sweep", printable(keys["model"]), "--data", "DATA"]

@@ -287,7 +287,7 @@ class _Work:
             "precision": precision,
             "confidence": CONFIDENCE,
             "batch_size": evaluator.batch_size,
-            "provider": session.provider,
+            "provider": session.arithmetic,
             "machine": platform.machine(),
             "noise_model": noise_inputs.NOISE_MODEL,
             "search_version": SEARCH_VERSION,

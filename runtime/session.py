@@ -17,7 +17,13 @@ from ..ortops.errors import InputError
 from .image_file import check_image_file
 from .model_file import check_model_path, model_sha256
 from .onnx_file import read_stores
-from .ort_session import Provider, SessionMaker, custom_libraries, named_providers
+from .ort_session import (
+    Provider,
+    SessionMaker,
+    arithmetic_of,
+    custom_libraries,
+    named_providers,
+)
 from .sites import (
     Site,
     confirm_sites,
@@ -133,6 +139,7 @@ class NoisySession:
         self._trials = trial_sessions(maker)
         self._session = maker.from_file() if self._trials is None else self._trials.clean
         self.provider: str = self._session.get_providers()[0]
+        self.arithmetic = arithmetic_of(self.provider, named[0][1])
         self.run_seconds = 0.0
         self.inferences = 0
         self._sha256 = ""

@@ -233,3 +233,22 @@ def test_several_inputs_of_several_kinds():
     args = (torch.randint(0, 10, (3, 6)), {"x": torch.randn(3, 4)}, 2.0)
     assert torch.equal(noisy(*args), model(*args))
     assert [(s.kind, s.op) for s in noisy.sites] == [("input", "input"), ("activation", "relu")]
+
+
+def test_named_masks_follow_autocast():
+    """Outside of it the same model stores float32, whose masks are others."""
+    model, x = nn.Sequential(nn.Linear(8, 64), nn.ReLU()).eval(), torch.randn(4, 8)
+    noisy = instrument(model, args=x)
+    for kind, width in ((torch.bfloat16, 16), (torch.float16, 16), (None, 32)):
+        with (
+            torch.autocast("cpu", dtype=kind or torch.bfloat16, enabled=kind is not None),
+            torch.no_grad(),
+        ):
+            clean = noisy(x)
+            assert clean.dtype == (kind or torch.float32)
+            assert [site.bits_per_word for site in noisy.sites] == [width]
+            with noise(noisy, 0.2, bit_mask="sign", seed=1):
+                flipped = noisy(x)
+        changed = flipped != clean
+        assert changed.any()
+        assert torch.equal(flipped[changed], -clean[changed])

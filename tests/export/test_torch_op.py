@@ -8,7 +8,7 @@ from torch import nn
 
 from noisystore.export import NoisyStore, instrument, noise
 from noisystore.export.torch_op import noise_tensors, store
-from noisystore.ortops import reference
+from noisystore.ortops import cuda_architectures, reference
 from noisystore.ortops.errors import InputError
 
 TYPES = {
@@ -109,7 +109,10 @@ def test_bad_input():
         noise_tensors(2, 0.1, None, 1.5)
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: no device")
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available() or not cuda_architectures(),
+    reason="needs CUDA: no device, or a library without it",
+)
 FORMATS = (
     "native",
     "float16",
@@ -236,3 +239,20 @@ def test_by_hand_sites_keep_their_place_beside_others():
     ]
     only = instrument(ByHand().eval(), sites=[], args=torch.randn(2, 8))
     assert [s.name for s in only.sites] == ["first", "second"]
+
+
+def test_compilers_keep_it_out_of_cuda_graphs():
+    if not hasattr(torch.Tag, "cudagraph_unsafe"):
+        pytest.skip("this PyTorch has no tag for it")
+    assert torch.Tag.cudagraph_unsafe in torch.ops.noisystore.store.default.tags
+
+
+@needs_cuda
+def test_noise_that_lies_on_a_device(same_bits):
+    x, index = torch.randn(4, 9), torch.tensor([3, 1, 4, 1])
+    inputs = noise_tensors(1, 0.1, None, 5, index.cuda())
+    assert same_bits(store(x.cuda(), *inputs, 0).cpu(), store(x, *inputs, 0))
+    for number, name in enumerate(("bit_error_rate", "bit_mask", "seed", "sample_index")):
+        moved = [t.cuda() if i == number else t for i, t in enumerate(inputs)]
+        with pytest.raises(InputError, match=f"expected {name} on the CPU, got it on cuda:0"):
+            store(x.cuda(), *moved, 0)

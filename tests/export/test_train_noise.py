@@ -15,7 +15,7 @@ from torch import nn
 from noisystore.export import TrainingNoise, accuracy, instrument, noise, train, vgg
 from noisystore.export import training as training_module
 from noisystore.export.training_noise import evaluation_seed, step_seed
-from noisystore.ortops import reference
+from noisystore.ortops import cuda_architectures, reference
 from noisystore.ortops.errors import InputError
 
 MANTISSA = TrainingNoise(1e-3, bit_mask="mantissa")
@@ -336,7 +336,10 @@ def test_devices():
             run(device=device)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: no device")
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or not cuda_architectures(),
+    reason="needs CUDA: no device, or a library without it",
+)
 @pytest.mark.parametrize("sites", ["activation", "weight,layer"])
 def test_training_on_a_device(sites):
     model = narrow()

@@ -68,7 +68,10 @@ def test_architectures_are_numbers():
     assert all(name.isdigit() and int(name) >= 50 for name in ortops.cuda_architectures())
 
 
-needs_device = pytest.mark.skipif(devices() == 0, reason="needs CUDA: no device")
+needs_device = pytest.mark.skipif(
+    devices() == 0 or not ortops.cuda_architectures(),
+    reason="needs CUDA: no device, or a library without it",
+)
 
 
 @needs_device

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from noisystore.ortops import InputError, noise_inputs
 from noisystore.runtime import NoisySession
+from noisystore.runtime.ort_session import arithmetic_of
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +303,47 @@ def test_checksum_covers_external_weights(model_path, tmp_path):
     (tmp_path / "1.0/weights.bin").unlink()
     with pytest.raises(InputError, match=r"weights\.bin"):
         model_sha256(tmp_path / "1.0/m.onnx")
+
+
+def test_a_run_does_not_go_over_to_the_cpu(session, small_data):
+    """ONNX Runtime's fallback does, after some errors of a provider, and says nothing of it."""
+    from onnxruntime.capi._pybind_state import EPFail
+
+    class Fails:
+        def __init__(self, inner):
+            self.inner, self.left = inner, 1
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def run(self, *arguments):
+            self.left -= 1
+            if self.left >= 0:
+                raise EPFail("no plan for this convolution")
+            return self.inner.run(*arguments)
+
+    inner = session._session
+    before, inner._sess = inner._sess, Fails(inner._sess)
+    try:
+        with pytest.raises(InputError, match="no plan for this convolution"):
+            session.run(small_data.images[:2])
+    finally:
+        inner._sess = before
+
+
+def test_options_that_round_are_part_of_the_arithmetic(session):
+    assert session.arithmetic == "CPUExecutionProvider"
+    for options, named in (
+        ({}, ""),
+        ({"use_tf32": "1", "device_id": "1"}, ""),
+        ({"use_tf32": "0"}, " use_tf32=0"),
+        ({"use_tf32": "False", "trt_fp16_enable": "True"}, " use_tf32=0 trt_fp16_enable=1"),
+    ):
+        assert arithmetic_of("X", options) == f"X{named}"
+
+
+def test_captured_graphs_are_refused(model_path):
+    for value in ("1", "true", True, 1):
+        provider = ("CPUExecutionProvider", {"enable_cuda_graph": value})
+        with pytest.raises(InputError, match="repeats the noise that it was captured with"):
+            NoisySession(model_path, [provider])

@@ -160,6 +160,27 @@ def test_counting_agrees_with_the_library(model_path):
     assert expected_flips(sites, (1e-4, 2e-4), [0, 0x3]) == pytest.approx(24 * 2 * 2e-4)
 
 
+def test_off_the_cpu_every_batch_has_one_size(model_path, small_data, monkeypatch):
+    """What is filled up changes nothing: neither in sweeps nor where few samples are run."""
+    expected = stable(run(model_path, small_data, trials=3).points)
+    session = NoisySession(model_path, threads=1)
+    session.provider = "CUDAExecutionProvider"
+    sizes, run_feed = [], session.run_feed
+
+    def counted(feeds, index, rows):
+        sizes.append(len(feeds[session.input_name]))
+        return run_feed(feeds, index, rows)
+
+    monkeypatch.setattr(session, "run_feed", counted)
+    assert stable(run(session, small_data, trials=3, threads=None).points) == expected
+    assert len(sizes) > 8
+    assert set(sizes) == {50}
+    sizes.clear()
+    few = Evaluator(session, small_data.head(20), batch_size=50)
+    few.run(1e-3)
+    assert sizes == [20]
+
+
 def test_sites_without_a_batch_axis_skip_nothing(make_model, small_data, tmp_path):
     model = make_model(tmp_path / "m.onnx", last_rows=-1)
     summary = run(model, small_data, "1e-7")
