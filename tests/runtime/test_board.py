@@ -77,7 +77,9 @@ def test_facts_of_the_boards():
     assert "tomli" in "".join(orin.requirements)
     assert boards["arm-generic"].glibc == "2.34"
     assert boards["cuda-server"].providers[0] == "CUDAExecutionProvider"
-    assert boards["cuda-server"].provider_options == {"CUDAExecutionProvider": {"use_tf32": "0"}}
+    for name in ("cuda-server", "jetson-orin", "jetson-thor"):
+        options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        assert boards[name].provider_options == {"CUDAExecutionProvider": options}
     assert boards["raspberry-pi-5"].threads == 4
 
 

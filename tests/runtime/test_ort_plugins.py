@@ -22,6 +22,7 @@ from noisystore.runtime.ort_session import board_providers, named_providers
 PLUGIN = os.environ.get("NOISYSTORE_TEST_PLUGIN", "")
 NAMES = ("CUDAExecutionProvider", "CudaPluginExecutionProvider")
 OTHER = "SomeExecutionProvider"
+SERVER = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}  # of the board cuda-server
 
 takes_plugins = pytest.mark.skipif(
     not hasattr(onnxruntime, "register_execution_provider_library"),
@@ -253,7 +254,7 @@ print(json.dumps(said))
 def test_a_board_s_options(name, asked, tmp_path, model_path):
     write_package(tmp_path, name)
     said, launches = run_script(tmp_path, _DEVICES, model_path, "", *asked)
-    assert said == [{"use_tf32": "0"}, True]
+    assert said == [SERVER, True]
     assert "on device 0 of" in launches
 
 
@@ -262,7 +263,7 @@ def test_one_of_several_devices(tmp_path, model_path):
     write_package(tmp_path, NAMES[1])
     for device in "01":
         said, launches = run_script(tmp_path, _DEVICES, model_path, device)
-        assert said == [{"use_tf32": "0", "device_id": device}, True]
+        assert said == [{**SERVER, "device_id": device}, True]
         assert f"on device {device} of" in launches
         assert f"on device {1 - int(device)} of" not in launches
     said, launches = run_script(tmp_path, _DEVICES, model_path, "2")
@@ -314,7 +315,7 @@ def test_a_library_that_the_program_registers(tmp_path, model_path):
         "1",
         "cuda",
     )
-    assert said == [{"use_tf32": "0", "device_id": "1"}, True]
+    assert said == [{**SERVER, "device_id": "1"}, True]
     assert "on device 1 of" in launches
 
 
