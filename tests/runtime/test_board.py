@@ -78,8 +78,9 @@ def test_facts_of_the_boards():
     assert boards["arm-generic"].glibc == "2.34"
     assert boards["cuda-server"].providers[0] == "CUDAExecutionProvider"
     for name in ("cuda-server", "jetson-orin", "jetson-thor"):
-        options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-        assert boards[name].provider_options == {"CUDAExecutionProvider": options}
+        options = boards[name].provider_options["CUDAExecutionProvider"]
+        assert options["use_tf32"] == "0"
+        assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert boards["raspberry-pi-5"].threads == 4
 
 
