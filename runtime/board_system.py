@@ -104,7 +104,7 @@ def detect(root: str | os.PathLike[str] = "/") -> System:
         else parse.series(parse.package_version(status, "python3")),
         l4t=l4t,
         jetpack=parse.jetpack(status, l4t),
-        gpus=_gpus(top),
+        gpus=gpus(top),
         driver=parse.driver(_read(top / "proc/driver/nvidia/version")),
         cuda=parse.cuda(_read(top / "usr/local/cuda/version.json")),
         features=parse.features(cpuinfo),
@@ -131,7 +131,8 @@ def _onnxruntime() -> tuple[str, tuple[str, ...]]:
     return "", ()
 
 
-def _gpus(top: Path) -> tuple[str, ...]:
+def gpus(top: Path) -> tuple[str, ...]:
+    """Return the models of NVIDIA's GPUs, as their driver's files below `top` name them."""
     try:
         folders = sorted((top / "proc/driver/nvidia/gpus").iterdir())[:_MOST_GPUS]
     except OSError:

@@ -7,7 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from .board_system import gpus
 from .session import NoisySession
+
+_ON_GPUS = ("CUDA", "Cuda", "Tensorrt", "NvTensorRT")  # execution providers
 
 
 def environment(session: NoisySession) -> dict[str, Any]:
@@ -20,9 +23,14 @@ def environment(session: NoisySession) -> dict[str, Any]:
         "library_version": str(ortops.library_version()),
         "onnxruntime_version": onnxruntime.__version__,
         "threads": session.threads or 0,
-        "cpu": cpu_name(),
+        "cpu": _processors(session.provider),
         "host": platform.node(),
     }
+
+
+def _processors(provider: str) -> str:
+    models = sorted(set(gpus(Path("/")))) if provider.startswith(_ON_GPUS) else []
+    return " + ".join([cpu_name(), *([" or ".join(models)] if models else [])])
 
 
 def cpu_name() -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from noisystore.ortops import InputError, count_flips
 from noisystore.runtime import NoisySession, Results, sweep
+from noisystore.runtime import environment as runtime_environment
 from noisystore.runtime.dataset import Dataset
 from noisystore.runtime.evaluate import Evaluator, affected_samples, expected_flips
 from noisystore.runtime.progress import Progress, clock
@@ -179,6 +180,15 @@ def test_off_the_cpu_every_batch_has_one_size(model_path, small_data, monkeypatc
     few = Evaluator(session, small_data.head(20), batch_size=50)
     few.run(1e-3)
     assert sizes == [20]
+
+
+def test_runs_on_a_gpu_name_it(model_path, monkeypatch):
+    monkeypatch.setattr(runtime_environment, "gpus", lambda top: ("NVIDIA H100", "NVIDIA H100"))
+    session = NoisySession(model_path, threads=1)
+    alone = runtime_environment.environment(session)["cpu"]
+    assert "NVIDIA" not in alone
+    session.provider = "CUDAExecutionProvider"
+    assert runtime_environment.environment(session)["cpu"] == f"{alone} + NVIDIA H100"
 
 
 def test_sites_without_a_batch_axis_skip_nothing(make_model, small_data, tmp_path):
