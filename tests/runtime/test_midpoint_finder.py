@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`find_midpoint` on real annotated models: against a sweep, at any batch size, what it counts."""
 
-import io
 import json
 import os
 import signal
@@ -19,7 +18,6 @@ from noisystore.runtime.interrupt import Interrupted
 from noisystore.runtime.midpoint_finder import FoundMidpoint, MidpointFinder, lowest_rate
 from noisystore.runtime.midpoint_network import CleanImages, NoisyNetwork, random_order
 from noisystore.runtime.noisy_sites import NoisySites
-from noisystore.runtime.progress import StatusLine
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -314,24 +312,3 @@ def test_progress_is_said_line_by_line(session, small_data, capsys):
     assert " inferences  " in lines[-1]
     find_midpoint(session, small_data, precision=0.2, noisy="activation")
     assert capsys.readouterr().err == ""
-
-
-def test_a_status_line_stays_in_its_place(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setenv("COLUMNS", "40")
-    stream = Terminal()
-    line = StatusLine(stream=stream)
-    for text in ("x" * 60, "short"):
-        line.show(text)
-    assert line.text == "short"
-    line.close()
-    assert stream.getvalue() == f"\r{'x' * 39}\r{'short  0s'.ljust(39)}\n"
-    line.say("first", "second")
-    assert stream.getvalue().endswith(f"\r{'first'.ljust(39)}\n\r{'second'.ljust(39)}\n")
-    silent = Terminal()
-    StatusLine(False, silent).show("text")
-    StatusLine(False, silent).say("text")
-    assert silent.getvalue() == ""
