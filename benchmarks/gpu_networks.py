@@ -97,7 +97,8 @@ def session(model: str | bytes, provider: Provider, profile: Path | None = None)
         options.profile_file_prefix = str(profile)
     ortops.register(options)
     settings = [] if ort_plugins.configure(options, [provider]) else [provider]
-    made = onnxruntime.InferenceSession(model, options, providers=settings)
+    # With its fallback ONNX Runtime goes over to the CPU after some errors in a run.
+    made = onnxruntime.InferenceSession(model, options, providers=settings, enable_fallback=0)
     if made.get_providers()[0] != provider[0]:  # ONNX Runtime falls back, with a warning
         raise NoProvider(
             f"{provider[0]} does not start here: its libraries, or a device, are missing"

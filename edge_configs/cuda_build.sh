@@ -20,10 +20,10 @@ print(f"{version.value // 1000}.{version.value % 1000 // 10} {numbers[0]}{number
 PYTHON
 }
 
-# usage: nvcc_major NVCC, which may be empty
-nvcc_major() {
-  local release=0
-  if [ -n "$1" ]; then release=$("$1" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p'); fi
+# usage: nvcc_release NVCC; prints 12.6, or 0 for none
+nvcc_release() {
+  local release=
+  if [ -n "$1" ]; then release=$("$1" --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p'); fi
   echo "${release:-0}"
 }
 
@@ -36,13 +36,14 @@ look_for_compilers() {
     problems+=("a C++ compiler: not found (apt install g++)")
   nvcc=$(command -v nvcc || true)
   # Ubuntu's own package is older than a JetPack's toolkit, and may come first.
-  if [ "$(nvcc_major "$nvcc")" -lt 12 ] && [ -x /usr/local/cuda/bin/nvcc ]; then
+  release=$(nvcc_release "$nvcc")
+  if [ "${release%%.*}" -lt 12 ] && [ -x /usr/local/cuda/bin/nvcc ]; then
     nvcc=/usr/local/cuda/bin/nvcc
+    release=$(nvcc_release "$nvcc")
   fi
   if [ -z "$nvcc" ]; then
     problems+=("nvcc: not found (JetPack: apt install nvidia-jetpack, or cuda-toolkit-12-6)")
   else
-    release=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p')
     if [ "${release%%.*}" -lt 12 ]; then
       problems+=("nvcc of CUDA 12 or newer: got $release")
     elif driver=$(ask_driver 2>/dev/null); then

@@ -44,10 +44,10 @@ fi
 echo "building for compute capability $architectures with $nvcc, into $folder"
 "$python" -m venv "$folder"
 pip() { "$folder/bin/python" -m pip -q --disable-pip-version-check "$@"; }
+pip install 'pip>=23.1' # for -C; that of Ubuntu 22.04 is older
 # ONNX Runtime with CUDA has another name than the package that NoisyStore depends on, and its files
 # in the same places: so the one for CPUs must not come after it.
 dependencies=()
-pip install 'pip>=23.1' # for -C; that of Ubuntu 22.04 is older
 if [ -n "${ONNXRUNTIME:-}" ]; then
   pip install "$ONNXRUNTIME" 'numpy>=1.24' 'scipy>=1.10' 'tomli>=2; python_version < "3.11"'
   dependencies=(--no-deps)
@@ -60,8 +60,9 @@ rm -rf "$folder/noisystore-build"
 import onnxruntime
 
 from noisystore import ortops
-from noisystore.runtime import board  # with all that NoisyStore depends on
+from noisystore.runtime import board
 
+# Reads TOML, which Python 3.10 needs a package for.
 board.load_board("jetson-orin")
 print(f"noisystore {ortops.library_version()}: CUDA code for {' '.join(ortops.cuda_architectures())}")
 print(f"onnxruntime {onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")

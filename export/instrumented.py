@@ -69,11 +69,9 @@ class Instrumented(nn.Module):
             for v in leaves
         )
         # Autocast gives tensors other types, which the sites' words follow.
-        kinds = {v.device.type for v in leaves if isinstance(v, Tensor)} & {"cpu", "cuda"}
         casts = tuple(
-            (kind, torch.get_autocast_dtype(kind))
-            for kind in sorted(kinds)
-            if torch.is_autocast_enabled(kind)
+            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+            for kind in ("cpu", "cuda")
         )
         form = (spec, shapes, casts)
         odd = [type(v).__name__ for v in leaves if not isinstance(v, (Tensor, Hashable))]

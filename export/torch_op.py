@@ -36,8 +36,9 @@ def _as_numpy(x: Tensor) -> np.ndarray[Any, Any]:
 
 # Its noise is read on the host, so that a captured CUDA graph would repeat it for ever: compilers
 # that make such graphs are to leave it out of them.
-_TAGS = [getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name)]
-_OPTIONS: dict[str, Any] = {"tags": _TAGS} if _TAGS else {}
+_OPTIONS: dict[str, Any] = (
+    {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+)
 
 
 @torch.library.custom_op("noisystore::store", mutates_args=(), **_OPTIONS)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .energy import Energy, Meter, find_meters
-
-#: Providers that run on an NVIDIA GPU.
-_GPU = ("CUDAExecutionProvider", "CudaPluginExecutionProvider", "TensorrtExecutionProvider")
+from .ort_plugins import NVIDIA
 
 
 class Run(NamedTuple):
@@ -53,7 +51,7 @@ def bench_energy(
         of graph, rate, images, seconds, joules_per_image, watts (mean), net_joules_per_image
         (idle power subtracted) and meters (mean watts of each, also of those not counted).
     """
-    meters = find_meters(root, gpu=provider in _GPU)
+    meters = find_meters(root, gpu=provider.startswith(NVIDIA))
     result: dict[str, Any] = {
         "reason": meters.missing,
         "counted": list(meters.counted),

@@ -115,7 +115,7 @@ def bench_model(
             "formats": sorted({site.word_format or "native" for site in session.sites}),
             "data": images.name,
             "image": list(x.shape[1:]),
-            "provider": session.provider,
+            "provider": session.arithmetic,
             "batch": batch,
             "threads": threads,
             "zero_ms": medians[0.0] * 1e3,

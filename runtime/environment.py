@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .board_system import gpus
+from .ort_plugins import NVIDIA
 from .session import NoisySession
-
-_ON_GPUS = ("CUDA", "Cuda", "Tensorrt", "NvTensorRT")  # execution providers
 
 
 def environment(session: NoisySession) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def environment(session: NoisySession) -> dict[str, Any]:
 
 
 def _processors(provider: str) -> str:
-    models = sorted(set(gpus(Path("/")))) if provider.startswith(_ON_GPUS) else []
+    models = sorted(set(gpus(Path("/")))) if provider.startswith(NVIDIA) else []
     return " + ".join([cpu_name(), *([" or ".join(models)] if models else [])])
 
 

@@ -139,7 +139,7 @@ class Evaluator:
     def batches(
         self, samples: npt.NDArray[np.int64] | None = None
     ) -> Iterator[tuple[Any, npt.NDArray[Any], npt.NDArray[np.int64], int]]:
-        """Yield batches as the network takes them, filled up where it fixes their size.
+        """Yield batches as the network takes them, filled up to one size where that is wanted.
 
         Parameters
         ----------
@@ -174,7 +174,7 @@ class Evaluator:
             index = np.array([chosen.start], dtype=np.int64)
         else:
             index = np.ascontiguousarray(chosen, dtype=np.int64)
-        missing = (self._filled or rows) - rows
+        missing = self.batch_size - rows if self._fills else 0
         if missing:
             x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
             if index.size > 1 or not isinstance(chosen, slice):
@@ -182,15 +182,15 @@ class Evaluator:
         return x, index
 
     @cached_property
-    def _filled(self) -> int | None:
-        """Samples of every batch; None: any number.
+    def _fills(self) -> bool:
+        """Whether every batch has one size, be it with samples that are not needed.
 
-        For each number that comes, accelerators' libraries choose their algorithms anew, which
-        takes longer than samples that are not needed, and rounds otherwise.
+        For each size that comes, accelerators' libraries choose their algorithms anew, which takes
+        longer, and rounds otherwise. Not where a model mixes samples: others would change theirs.
         """
-        if self.session.batch or self.session.provider == "CPUExecutionProvider":
-            return self.session.batch
-        return min(self.batch_size, len(self.data))
+        mixed = any(site.rows_per_sample < 0 for site in self.session.sites)
+        accelerated = self.session.provider != "CPUExecutionProvider"
+        return bool(self.session.batch) or (accelerated and not mixed)
 
     @cached_property
     def _ready(self) -> npt.NDArray[Any]:

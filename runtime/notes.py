@@ -11,16 +11,14 @@ from ..ortops import cuda_architectures
 from ..ortops.bit_masks import ALL_BITS
 from .dataset import Dataset
 from .noisy_sites import NoisySites
+from .ort_session import CUDA
 from .session import NoisySession
 from .sites import Site, site_masks
 
 
 def session_notes(session: NoisySession, data: Dataset) -> list[str]:
     """Return what is unusual about how a session runs a data set."""
-    return [
-        *scaled_unasked(session, data),
-        *without_kernels(session.provider),
-    ]
+    return scaled_unasked(session, data) + without_kernels(session.provider)
 
 
 def scaled_unasked(session: NoisySession, data: Dataset) -> list[str]:
@@ -33,7 +31,7 @@ def scaled_unasked(session: NoisySession, data: Dataset) -> list[str]:
 
 def without_kernels(provider: str) -> list[str]:
     """Return a note where a CUDA device has to leave the sites to the CPU."""
-    if not provider.lower().startswith("cuda") or cuda_architectures():
+    if provider not in CUDA or cuda_architectures():
         return []
     return [
         "note: this NoisyStore library was built without CUDA (no nvcc was found): its sites run "

@@ -27,7 +27,8 @@ from .texts import one_line
 
 _PACKAGES = "onnxruntime_ep_"
 _CPU = "CPUExecutionProvider"
-_NVIDIA = ("CUDA", "Cuda", "Tensorrt", "NvTensorRT")
+#: How the names of NVIDIA's execution providers begin.
+NVIDIA = ("CUDA", "Cuda", "Tensorrt", "NvTensorRT")
 _finding = threading.Lock()  # a library is registered once
 
 
@@ -59,7 +60,7 @@ def find(names: Sequence[str]) -> str | None:
         there = available()
         for name in names:
             if name in there:
-                if name.startswith(_NVIDIA) and name in onnxruntime.get_available_providers():
+                if name.startswith(NVIDIA) and name in onnxruntime.get_available_providers():
                     _load_nvidia()
                 return name
         if not hasattr(onnxruntime, "register_execution_provider_library"):  # before 1.22

@@ -28,7 +28,7 @@ Provider = tuple[str, Mapping[str, str]]
 
 _SHORT_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # One provider: plugins had a name of their own at first.
-_CUDA = ("CUDAExecutionProvider", "CudaPluginExecutionProvider")
+CUDA = ("CUDAExecutionProvider", "CudaPluginExecutionProvider")
 # Options that change results, and what they are without being given.
 _ROUNDING = {
     "use_tf32": "1",
@@ -321,7 +321,7 @@ def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Pr
     found: list[Provider] = []
     for given in wanted:
         name, options = (given, {}) if isinstance(given, str) else given
-        if str(options.get("enable_cuda_graph", "0")).lower() in ("1", "true"):
+        if _flag(options.get("enable_cuda_graph", "0")) == "1":
             raise InputError(
                 f"execution provider {name}: enable_cuda_graph: expected 0, got 1: a captured "
                 "graph repeats the noise that it was captured with"
@@ -338,17 +338,23 @@ def named_providers(providers: Sequence[str | Provider] | str | None) -> list[Pr
     return found
 
 
-def arithmetic_of(provider: str, options: Mapping[str, str]) -> str:
-    """Return an execution provider as results name it: with those of its options that round."""
-    named = [provider]
-    for option, usual in _ROUNDING.items():
-        value = str(options.get(option, usual)).lower()
-        value = {"true": "1", "false": "0"}.get(value, value)
-        named += [f"{option}={value}"] if value != usual else []
-    return " ".join(named)
+def arithmetic_of(provider: str, named: Sequence[Provider]) -> str:
+    """Return a session's first provider as results name it, with the options of all that round."""
+    rounding = {
+        f"{option}={value}": None
+        for _, options in named
+        for option, usual in _ROUNDING.items()
+        if (value := _flag(options.get(option, usual))) != usual
+    }
+    return " ".join([provider, *rounding])
+
+
+def _flag(value: Any) -> str:
+    text = str(value).lower()
+    return {"true": "1", "false": "0"}.get(text, text)
 
 
 def _names(provider: str) -> tuple[str, ...]:
     """Return the names that an execution provider may have, the given one first."""
     name = _SHORT_PROVIDERS.get(provider.lower(), provider)
-    return (name, *(other for other in _CUDA if other != name)) if name in _CUDA else (name,)
+    return (name, *(other for other in CUDA if other != name)) if name in CUDA else (name,)

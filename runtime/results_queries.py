@@ -240,6 +240,17 @@ class Queries:
     def _source(self) -> str:
         return "results" if self.path is None else f"results file {self.path}"
 
+    def check(self, sweep: str) -> None:
+        """Read all that is stored of a sweep, by its key.
+
+        Raises
+        ------
+        InputError
+            A part of it is damaged.
+        """
+        for _ in self.blocks(chosen(None), sweep=sweep):
+            pass
+
     def measured(self, sweep: int) -> set[tuple[str, int]]:
         """Return (rates key, trial) of the points of a sweep."""
         query = "SELECT p01, p10, trial FROM points WHERE sweep = ?"

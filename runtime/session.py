@@ -139,7 +139,7 @@ class NoisySession:
         self._trials = trial_sessions(maker)
         self._session = maker.from_file() if self._trials is None else self._trials.clean
         self.provider: str = self._session.get_providers()[0]
-        self.arithmetic = arithmetic_of(self.provider, named[0][1])
+        self.arithmetic = arithmetic_of(self.provider, named)
         self.run_seconds = 0.0
         self.inferences = 0
         self._sha256 = ""

@@ -100,8 +100,8 @@ class SweepRecord:
         """
         if self.clean is None:
             return set()
-        rows = self._store.rows(sweep=self.key)
-        return {(rates_key(row["p01"], row["p10"]), row["trial"]) for row in rows}
+        self._store.check(self.key)
+        return self._store.measured(self._id)
 
     def has(self, point: tuple[float, float, int]) -> bool:
         """Return whether a point (p01, p10, trial) is stored."""

@@ -58,6 +58,7 @@ class BlockWords {
       left_ = 4;
     }
     --left_;
+    // Not by an index: a device would keep the words in memory.
     const std::uint32_t word = words_[0];
     words_[0] = words_[1];
     words_[1] = words_[2];

@@ -128,6 +128,7 @@ def test_a_sanitizer_that_does_not_run_here_is_no_difference(on_the_cpu, tmp_pat
     tool = tmp_path / "compute-sanitizer"
     for said, code, differences in (
         ("========= Error: no supported device", 1, 0),
+        ("========= Error: process did not terminate successfully", 255, 3),
         ("========= ERROR SUMMARY: 0 errors", 0, 0),
         ("========= ERROR SUMMARY: 2 errors", 9, 3),
     ):

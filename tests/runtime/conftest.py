@@ -287,11 +287,3 @@ def bundle_folder(bundle: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     bundle_file.unpack(bundle, folder)
     return folder
-
-
-def run_sweep(model: Any, data: Any, rates: Any = "1e-5,1e-3", **options: Any) -> Any:
-    """Measure a small sweep, two trials a rate."""
-    from noisystore.runtime import sweep
-
-    options = {"trials": 2, "batch_size": 50, "threads": 1, "progress": False, **options}
-    return sweep(model, data, rates, **options)

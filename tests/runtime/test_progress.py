@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 
-from conftest import run_sweep as run
+from small_sweeps import run
 
 from noisystore.runtime.progress import Progress, StatusLine, clock
 

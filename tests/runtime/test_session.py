@@ -339,7 +339,9 @@ def test_options_that_round_are_part_of_the_arithmetic(session):
         ({"use_tf32": "0"}, " use_tf32=0"),
         ({"use_tf32": "False", "trt_fp16_enable": "True"}, " use_tf32=0 trt_fp16_enable=1"),
     ):
-        assert arithmetic_of("X", options) == f"X{named}"
+        assert arithmetic_of("X", [("X", options), ("CPUExecutionProvider", {})]) == f"X{named}"
+    others = [("X", {}), ("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert arithmetic_of("X", others) == "X use_tf32=0"
 
 
 def test_captured_graphs_are_refused(model_path):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import sqlite3
 
 import numpy as np
 import pytest
-from conftest import run_sweep as run
+from small_sweeps import run
 
 from noisystore.ortops import InputError, count_flips
 from noisystore.runtime import NoisySession, Results
@@ -171,6 +172,11 @@ def test_off_the_cpu_every_batch_has_one_size(model_path, small_data, monkeypatc
     few = Evaluator(session, small_data.head(20), batch_size=50)
     few.run(1e-3)
     assert sizes == [20]
+    sizes.clear()
+    # What is filled up would change the others of a batch.
+    session.sites = [dataclasses.replace(session.sites[0], rows_per_sample=-1), *session.sites[1:]]
+    Evaluator(session, small_data, batch_size=50).run(1e-3)
+    assert sizes == [50, 50, 50, 7]
 
 
 def test_runs_on_a_gpu_name_it(model_path, monkeypatch):
